@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Usage: ./run_all.sh [--profile quick|cpu|gpu|paper] [--jobs N]   set up, make the data, run everything, print the tables
+#        ./run_all.sh setup                                        make or update .venv from requirements.lock
+#        ./run_all.sh test [pytest options]                        set up and pass the tests
+#        ./run_all.sh --help
+# Needs Python 3.11 or newer; PYTHON=... names another interpreter, VTLIB_DATA and VTLIB_RESULTS move data/ and results/.
+# What is finished is never made again: stop it at any time and call it once more.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+setup() {
+  local want
+  want=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+  [ "$(cat .venv/.lock 2>/dev/null || true)" = "$want" ] && return
+  "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=... names it")'
+  echo "setting up .venv (about 6 GB with the CUDA libraries of torch) ..."
+  [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+  # uv takes half a minute where pip takes three; it does not read pip's settings, so pip stays the way out
+  { .venv/bin/python -m pip install -q --disable-pip-version-check uv &&
+    UV_HTTP_TIMEOUT=180 .venv/bin/uv pip install -q --python .venv/bin/python --require-hashes -r requirements.lock; } ||
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+  echo "$want" > .venv/.lock
+}
+
+case "${1:-}" in
+  -h | --help) sed -n '2,7s/^# //p' "$0" ;;
+  setup) setup ;;
+  test)
+    setup
+    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/python -m pytest "${@:2}"
+    ;;
+  "" | --*)
+    setup
+    exec .venv/bin/python -m vtlib.launch all "$@"
+    ;;
+  *)
+    echo "run_all.sh: unknown command '$1': choose setup, test, --profile NAME or --help" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,79 @@
+"""Experiment: strict fields, one-sentence errors with the nearest name, and a run id that follows results alone."""
+
+import json
+
+import pytest
+
+from vtlib.config import NOT_HASHED, PROFILES, Experiment, experiment, resolve_profile
+from vtlib.methods import METHODS
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile, method):
+    made = experiment(profile, method)
+    again = Experiment(**json.loads(made.model_dump_json()))
+    assert again == made and again.run_id == made.run_id and len(made.run_id) == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"epoch": 3}, "unknown field 'epoch': did you mean 'epochs'?"),
+        ({"losses.cmdc.wieght": 2.0}, "unknown argument of loss cmdc 'wieght': did you mean 'weight'?"),
+        ({"losses.cmcd.weight": 2.0}, "unknown loss 'cmcd': did you mean 'cmdc'?"),
+        ({"epochs": "3"}, "epochs: Input should be a valid integer (given: '3')"),
+        ({"epochs": True}, "epochs: "),
+        ({"epochs": 0}, "epochs: "),
+        ({"dataset": "sysy"}, "dataset: "),
+        ({"dataset": "folder"}, "data: Field required"),
+        ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
+        ({"losses.cmdc.on": "logits"}, "losses.cmdc.on is 'logits': choose pooled or features"),
+        ({"losses.cmdc": 3.0}, "losses.cmdc: "),
+        ({"losses.cmdc.weight.x": 3.0}, "losses.cmdc.weight is a value"),
+        ({"pooling": "max"}, "pooling: "),
+    ],
+)
+def test_a_wrong_field_is_one_sentence(overrides, sentence):
+    with pytest.raises(ValueError) as error:
+        experiment("quick", "cmdc", **overrides)
+    assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
+
+
+def test_unknown_profile_and_method_name_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'quick'"):
+        experiment("quik")
+    with pytest.raises(ValueError, match="did you mean 'dpan_cmdc'"):
+        experiment("quick", "dpan_cmcd")
+    with pytest.raises(ValueError, match="did you mean 'auto'"):
+        resolve_profile("atuo")
+
+
+def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
+    base = experiment("cpu", "cmdc")
+    assert base.but(method="renamed", device="cpu").run_id == base.run_id
+    assert base.but(**{"losses.cmdc.weight": 3}).run_id == base.run_id  # 3 is 3.0
+    changed = {
+        "seed": 5, "dataset": "folder", "data": "x", "split": 2, "train_on": "train+val", "validation_identities": 3,
+        "height": 64, "width": 32, "backbone": "resnet18", "weights": "w.pt", "attention": True,
+        "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2, "losses": {"id": {"weight": 1.0}},
+        "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
+        "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,
+        "milestones": [1, 2, 3], "gamma": 0.5, "pad": 1, "flip": 0.1, "erase": 0.5, "trials": 3,
+    }  # fmt: skip
+    assert set(changed) == set(Experiment.model_fields) - NOT_HASHED
+    ids = {base.but(**{name: value}).run_id for name, value in changed.items()}
+    assert len(ids | {base.run_id}) == len(changed) + 1
+
+
+def test_building_an_experiment_changes_no_entry():
+    before = json.dumps([METHODS, PROFILES])
+    experiment("quick", "cmdc", **{"losses.cmdc.weight": 9.0, "losses.id.smoothing": 0.2})
+    assert json.dumps([METHODS, PROFILES]) == before
+
+
+def test_methods_are_those_of_table_3():
+    base, full = experiment("paper", "baseline"), experiment("paper", "dpan_cmdc")
+    assert set(base.losses) == {"id", "batch_hard_triplet"} and not base.attention
+    assert full.losses["cmdc"] == {"weight": 3.0, "margin": 0.3} and full.attention
+    assert (full.lr, full.epochs, full.milestones, full.height, full.width) == (0.1, 60, (20, 50), 288, 144)

@@ -1,0 +1,98 @@
+"""Two-stream network: what is shared, what is not, weights, and errors in one sentence."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vtlib import model
+from vtlib.model import TwoStreamNet
+
+IMAGES, MODALITY = torch.rand(6, 3, 48, 24), torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def net(**options):
+    torch.manual_seed(0)
+    return TwoStreamNet(5, "thin", **options)
+
+
+def test_output_shapes_and_rows_keep_their_order():
+    made = net().eval()
+    out = made(IMAGES, MODALITY)
+    assert out.pooled.shape == out.features.shape == (6, 256) and out.logits.shape == (6, 5)
+    order = torch.tensor([5, 3, 1, 0, 2, 4])
+    torch.testing.assert_close(made(IMAGES[order], MODALITY[order]).features, out.features[order])
+    for m in (0, 1):  # one modality alone, as a retrieval has it
+        rows = m == MODALITY
+        torch.testing.assert_close(made(IMAGES[rows], MODALITY[rows]).features, out.features[rows])
+
+
+def test_streams_start_alike_and_learn_apart_while_the_trunk_is_shared():
+    made = net(attention=False)
+    alike = zip(made.specific[0].parameters(), made.specific[1].parameters(), strict=True)
+    assert all(torch.equal(a, b) and a is not b for a, b in alike)
+    made(IMAGES[MODALITY == 0], MODALITY[MODALITY == 0]).logits.sum().backward()
+    assert made.specific[0][0].weight.grad.abs().sum() > 0 and made.specific[1][0].weight.grad is None
+    assert all(p.grad is not None for p in made.shared.parameters())
+
+
+def test_attention_sits_in_each_stream_with_its_own_weights_and_starts_as_the_identity():
+    plain, attentive = net(attention=False), net(attention=True)
+    assert all(isinstance(stream[-1], model.PositionAttention) for stream in attentive.specific)
+    attentive.load_state_dict(plain.state_dict(), strict=False)
+    a, b = (n.eval()(IMAGES, MODALITY).features for n in (plain, attentive))
+    torch.testing.assert_close(a, b)
+
+
+def test_last_stride_doubles_the_last_map_and_only_it():
+    shapes = {s: net(last_stride=s).shared(net().stage1(IMAGES, MODALITY)).shape[2:] for s in (1, 2)}
+    assert shapes == {1: (3, 2), 2: (2, 1)}
+
+
+def test_gem_is_the_generalised_mean_and_lies_between_mean_and_maximum():
+    x = torch.rand(2, 3, 4, 5) + 0.1
+    by_hand = torch.tensor([[sum(v**3 for v in c.flatten().tolist()) / 20 for c in image] for image in x]) ** (1 / 3)
+    torch.testing.assert_close(model.GeM(3.0)(x), by_hand)
+    torch.testing.assert_close(model.GeM(1.0)(x), x.mean((2, 3)))
+    assert (model.GeM(3.0)(x) > x.mean((2, 3))).all() and (model.GeM(3.0)(x) < x.amax((2, 3))).all()
+    assert torch.isfinite(model.GeM(10.0)(torch.full((1, 1, 2, 2), 60.0).half())).all()  # 60^10 is far beyond half
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_backbones_share_one_trunk(name):
+    made = TwoStreamNet(7, name)
+    whole = sum(p.numel() for n, p in model.load_backbone(name, "none").named_parameters() if not n.startswith("fc"))
+    assert made.dim == {"resnet18": 512, "resnet50": 2048}[name]
+    assert sum(p.numel() for p in made.parameters()) < 1.25 * whole  # not three whole networks
+    assert made.eval()(IMAGES, MODALITY).features.shape == (6, made.dim)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_from_a_file_reach_both_streams(tmp_path, suffix):
+    state = model.thin_resnet().state_dict()
+    path = tmp_path / f"weights.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(state, path)
+    made = net(weights=str(path))
+    assert all(torch.equal(stream[0].weight, state["conv1.weight"]) for stream in made.specific)
+    assert torch.equal(made.shared[2][0].conv1.weight, state["layer4.0.conv1.weight"])
+
+
+def test_weights_that_cannot_be_had_are_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"weights file nowhere\.pt does not exist"):
+        net(weights="nowhere.pt")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "wrong.pt")
+    with pytest.raises(ValueError, match=r"wrong.pt does not fit thin: conv1.weight is missing or has another shape"):
+        net(weights=str(tmp_path / "wrong.pt"))
+    with pytest.raises(ValueError, match="thin backbone has no ImageNet weights"):
+        net(weights="imagenet")
+    with pytest.raises(ValueError, match="backbone 'resnet51' is not known"):
+        TwoStreamNet(2, "resnet51")
+    with pytest.raises(ValueError, match="does not divide the 32 channels"):
+        net(attention_reduction=5)
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(RuntimeError, match=r"ImageNet weights of resnet18 could not be downloaded .*weights=PATH"):
+        TwoStreamNet(2, "resnet18", "imagenet")

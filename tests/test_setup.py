@@ -1,0 +1,46 @@
+"""Set-up: the lock carries versions and hashes but no address, and every door installs this very lock."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_lock_has_no_address_and_a_hash_for_every_pin():
+    assert not re.search(r"https?://|--(extra-)?index|--find-links|file:", LOCK)
+    pins = re.findall(r"^[a-zA-Z0-9._-]+==.*?(?=^[a-zA-Z]|\Z)", LOCK, re.M | re.S)
+    assert len(pins) > 50 and all("--hash=sha256:" in pin for pin in pins)
+
+
+def test_lock_holds_every_dependency_and_is_what_is_installed():
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    pins = {m.replace("_", "-").lower() for m in re.findall(r"^([a-zA-Z0-9._-]+)==", LOCK, re.M)}
+    names = {re.match(r"[a-zA-Z0-9._-]+", w).group().lower() for w in wanted}
+    assert names <= pins
+    for name in ("torch", "torchvision", "papermill", "scikit-learn"):
+        assert f"{name}=={version(name)}" in LOCK
+
+
+def test_environment_yml_is_the_same_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    assert {re.match(r"[a-z]+", d).group() for d in conda} == {"python", "pip"}
+    assert f"python{PROJECT['requires-python']}" in conda
+    assert pip == ["--require-hashes -r requirements.lock"]
+
+
+def test_run_all_helps_and_refuses_unknown_commands():
+    def call(*arguments):
+        return subprocess.run(["bash", ROOT / "run_all.sh", *arguments], capture_output=True, text=True)
+
+    helped, wrong = call("--help"), call("tset")
+    assert helped.returncode == 0 and "--profile" in helped.stdout and "test" in helped.stdout
+    assert wrong.returncode == 2 and "unknown command 'tset'" in wrong.stderr

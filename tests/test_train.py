@@ -1,0 +1,153 @@
+"""fit(): history, schedule, resume bit-equal after a kill, a loss that is not finite, learning something."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from vtlib import runs, train
+from vtlib.config import experiment
+
+
+@pytest.fixture(scope="module")
+def tiny(home):
+    """A quick experiment with its table and pixels."""
+    made = experiment("quick", "dpan_cmdc", epochs=4, device="cpu")
+    table, store = runs.load_data(made)
+    return made, table, store
+
+
+def fit(tiny, folder, **options):
+    folder.mkdir(exist_ok=True)
+    made, table, store = tiny
+    return train.fit(made, table, store.pixels, folder, digest=store.digest, **options)
+
+
+def weights(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def rows(folder):
+    frame = pd.read_json(folder / "history.jsonl", lines=True)
+    return frame.drop(columns=["seconds", "images_per_second"])
+
+
+def test_history_has_every_term_and_the_schedule(tiny, tmp_path):
+    seen = []
+    fit(tiny, tmp_path / "a", on_epoch=seen.append)
+    history = pd.read_json(tmp_path / "a" / "history.jsonl", lines=True)
+    assert list(history.epoch) == [1, 2, 3, 4] and len(seen) == 4
+    wanted = {"lr", "loss", "id", "cmdc", "grad_norm", "images_per_second", "seconds", "val_cmdc"}
+    assert wanted <= set(history) and np.isfinite(history.to_numpy()).all()
+    np.testing.assert_allclose(history.loss, history.id + 3.0 * history.cmdc, rtol=1e-5)
+    np.testing.assert_allclose(history.lr, [train.learning_rate(tiny[0], e) for e in range(4)])
+
+
+def test_schedule_of_the_field():
+    paper = experiment("paper", "dpan_cmdc")  # warm-up to epoch 10, then 0.1, 0.01 from 20, 0.001 from 50
+    rates = [train.learning_rate(paper, e) for e in (0, 4, 9, 19, 20, 49, 50, 59)]
+    np.testing.assert_allclose(rates, [0.01, 0.05, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_backbone_and_new_layers_have_their_rates_and_nothing_is_left_out():
+    made = experiment("quick", "dpan_cmdc", backbone_lr_factor=0.1)
+    net = train.make_net(made, 5)
+    slow, fast = train.make_optimizer(made, net).param_groups
+    assert (slow["factor"], fast["factor"]) == (0.1, 1.0)
+    names = {id(p): n for n, p in net.named_parameters()}
+    new = {names[id(p)] for p in fast["params"]}
+    assert {"classifier.weight", "neck.weight", "specific.0.5.alpha", "specific.1.5.d.weight"} <= new
+    assert not any(n.startswith(("shared", "specific.0.0")) for n in new)
+    every = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert {names[id(p)] for g in (slow, fast) for p in g["params"]} == every
+
+
+def test_same_seed_same_bits_and_another_seed_differs(tiny, tmp_path):
+    a, b = (weights(fit(tiny, tmp_path / name)) for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    pd.testing.assert_frame_equal(rows(tmp_path / "a"), rows(tmp_path / "b"), check_exact=True)
+    other = (tiny[0].but(seed=1), *tiny[1:])
+    c = weights(fit(other, tmp_path / "c"))
+    assert not torch.equal(a["classifier.weight"], c["classifier.weight"])
+
+
+def test_stopped_at_any_epoch_it_ends_bit_equal(tiny, tmp_path):
+    whole = weights(fit(tiny, tmp_path / "whole"))
+    for stop in (1, 3):
+
+        def interrupt(row, stop=stop):
+            if row["epoch"] == stop:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / f"stopped{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, folder, on_epoch=interrupt)
+        again = []
+        resumed = weights(fit(tiny, folder, on_epoch=again.append))
+        assert [row["epoch"] for row in again] == list(range(stop + 1, 5))  # nothing is redone
+        assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+        pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(folder), check_exact=True)
+
+
+def long_run(folder, data, results):
+    os.environ |= {"VTLIB_DATA": data, "VTLIB_RESULTS": results}
+    torch.set_num_threads(1)
+    made = experiment("quick", "dpan_cmdc", epochs=12, device="cpu")
+    table, store = runs.load_data(made)
+    train.fit(made, table, store.pixels, folder, digest=store.digest)
+
+
+def test_killed_without_warning_it_ends_bit_equal(tiny, tmp_path, home):
+    made = tiny[0].but(epochs=12)
+    whole = weights(fit((made, *tiny[1:]), tmp_path / "whole"))
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    child = multiprocessing.get_context("spawn").Process(
+        target=long_run, args=(folder, str(home / "data"), str(home / "results"))
+    )
+    child.start()
+    deadline = time.monotonic() + 60
+    while not (folder / "history.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    done = len((folder / "history.jsonl").read_text().splitlines())
+    assert 1 <= done < 12, "the kill came too late to test anything"
+    resumed = weights(fit((made, *tiny[1:]), folder))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_checkpoint_of_other_data_is_not_gone_on_from(tiny, tmp_path):
+    made, table, store = tiny
+    fit(tiny, tmp_path / "a")
+    again = []
+    train.fit(made, table, store.pixels, tmp_path / "a", digest="other", on_epoch=again.append)
+    assert len(again) == 4
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_term(tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def broken(features, labels, modality, *, margin=0.3, hinge=True):
+        calls.append(1)
+        return features.sum() * (float("nan") if len(calls) == 5 else 0.0)
+
+    monkeypatch.setitem(train.LOSSES, "cmdc", broken)
+    with pytest.raises(FloatingPointError, match="loss 'cmdc' is not finite at epoch 2, step 2"):
+        fit(tiny, tmp_path / "a")
+    kept = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
+    assert len(kept["history"]) == 1  # the epoch before is kept
+    assert all(torch.isfinite(v).all() for v in kept["net"].values() if v.is_floating_point())
+
+
+def test_training_lowers_the_loss_and_beats_chance_on_its_own_people(tiny, tmp_path):
+    made = experiment("quick", "baseline", epochs=8, steps_per_epoch=6, lr=0.02, milestones=[7])
+    fit((made, *tiny[1:]), tmp_path / "a")
+    history = [json.loads(line) for line in (tmp_path / "a" / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["id"] < 0.8 * history[0]["id"]

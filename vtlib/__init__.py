@@ -1,0 +1,18 @@
+"""vtlib: visible-thermal person re-identification, as thin as it gets.
+
+config      Experiment: every number that changes a result; profiles; the run id
+synthetic   SynVT, the embedded data set, in the public sets' layouts
+datasets    SYSU-MM01, RegDB and plain folders as one table; checks against published counts
+images      decoded uint8 store, batched augmentation, P x K sampler
+model       two-stream ResNet, position attention, pooling, neck
+losses      pure functions with one contract
+methods     the named systems of the papers, as data
+train       fit(): the only place with backward()
+evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
+runs        run(experiment), collect(runs): the store of results
+papers      the papers' tables as printed, and the experiments each needs
+plots       tidy data in, figure out
+launch      the command line
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,178 @@
+"""Experiment: every number that changes a result, typed and strict; profiles; the run id."""
+
+import difflib
+import hashlib
+import inspect
+import json
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .losses import LOSSES
+from .methods import METHODS
+
+# Fields that name or place a run without changing its result
+NOT_HASHED = {"profile", "method", "device"}
+
+
+class Experiment(BaseModel):
+    """One training and its evaluation. Make one with `experiment(profile, method, ...)`, which fills in defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    profile: Literal["quick", "cpu", "gpu", "paper"]
+    method: str = "custom"  # a name of methods.METHODS, or your own
+    device: str = "auto"  # auto: the first GPU if there is one; or cpu, cuda, cuda:1, ...
+    seed: int = Field(0, ge=0)
+
+    # data
+    dataset: Literal["sysu", "regdb", "folder"]  # the layout, and with it the protocol
+    data: str  # a folder under the data root (VTLIB_DATA), or a path
+    split: int = Field(1, ge=1, le=10)  # RegDB: which of the ten given splits
+    train_on: Literal["train", "train+val"] = "train"  # SYSU-MM01: 296 identities, or the community's 395
+    validation_identities: int = Field(0, ge=0)  # RegDB, folder: training identities held out, the sets give none
+    height: int = Field(288, ge=16)
+    width: int = Field(144, ge=8)
+
+    # network (S1 section 3.1)
+    backbone: str = "resnet50"
+    weights: str = "none"  # none, imagenet, or a file
+    attention: bool
+    attention_reduction: int = Field(1, ge=1)  # open: width of B and C is divided by this
+    pooling: Literal["gem", "avg"] = "gem"
+    gem_p: float = Field(3.0, ge=1.0)  # 10, as some public code has it for RegDB, fails on SYSU-MM01
+    last_stride: Literal[1, 2] = 1
+
+    # losses: name -> weight, arguments, and what it reads
+    losses: dict[str, dict[str, bool | float | str]]
+
+    # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
+    epochs: int = Field(60, ge=1)
+    steps_per_epoch: int = Field(0, ge=0)  # 0: the larger modality once, as public code does (SYSU-MM01: 696)
+    identities_per_batch: int = Field(8, ge=2)  # P
+    images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
+    lr: float = Field(0.1, gt=0)
+    backbone_lr_factor: float = Field(0.1, ge=0)  # for layers that start from pre-trained weights
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup_epochs: int = Field(10, ge=0)
+    milestones: tuple[int, ...] = Field((20, 50), strict=False)
+    gamma: float = Field(0.1, gt=0)
+
+    # augmentation
+    pad: int = Field(10, ge=0)  # zero padding before the random crop, pixels
+    flip: float = Field(0.5, ge=0, le=1)
+    erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
+
+    # evaluation
+    trials: int = Field(10, ge=1, le=10)  # SYSU-MM01 galleries; a single one is never a result
+
+    @model_validator(mode="after")
+    def _losses_exist(self):
+        for name, term in self.losses.items():
+            if name not in LOSSES:
+                raise ValueError(unknown("loss", name, LOSSES))
+            known = {p.name for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
+            for argument in term:
+                if argument not in known | {"weight", "on"}:
+                    raise ValueError(unknown(f"argument of loss {name}", argument, known | {"weight", "on"}))
+            if not isinstance(term.get("weight"), float):
+                raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
+            if term.get("on", "pooled") not in ("pooled", "features"):
+                raise ValueError(f"losses.{name}.on is {term['on']!r}: choose pooled or features")
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hex digits: the hash of every field that changes the result.
+
+        Fields at their default are left out, so that a field added later keeps the ids of finished runs.
+        """
+        fields = self.model_dump(mode="json", exclude=NOT_HASHED, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+    def but(self, **overrides: Any) -> "Experiment":
+        """The same experiment with other values; nested names with dots, as in `experiment`."""
+        return build(self.model_dump(), overrides)
+
+
+# The embedded set at three sizes and the real sets: what each layout reads, by profile
+DATA = {
+    "quick": {"sysu": "synvt_sysu_quick", "regdb": "synvt_regdb_quick"},
+    "cpu": {"sysu": "synvt_sysu", "regdb": "synvt_regdb"},
+    "gpu": {"sysu": "synvt_sysu_full", "regdb": "synvt_regdb_full"},
+    "paper": {"sysu": "SYSU-MM01", "regdb": "RegDB"},
+}
+THIN = {"backbone": "thin", "backbone_lr_factor": 1.0}
+PROFILES = {
+    # seconds a run: proves the path, claims nothing
+    "quick": THIN
+    | {"height": 48, "width": 24, "pad": 3, "epochs": 2, "steps_per_epoch": 3, "warmup_epochs": 1, "milestones": (1,)}
+    | {"identities_per_batch": 4, "images_per_identity": 2, "trials": 2},
+    # about a minute a run on 2 cores
+    "cpu": THIN
+    | {"height": 96, "width": 48, "pad": 4, "epochs": 20, "steps_per_epoch": 50, "lr": 0.05}
+    | {"warmup_epochs": 2, "milestones": (13, 18)},
+    # from scratch: no weights can be assumed here, so no layer gets the smaller rate
+    "gpu": {"backbone_lr_factor": 1.0, "epochs": 60},
+    # S1 section 4.1.3, unchanged
+    "paper": {"weights": "imagenet"},
+}
+VALIDATION = {"quick": 4, "cpu": 15, "gpu": 30, "paper": 0}  # identities held out where the layout gives none
+
+
+def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any) -> Experiment:
+    """An experiment of a profile and a method; overrides win, nested ones as `**{"losses.cmdc.weight": 2.0}`.
+
+    Raises: ValueError with one sentence, and the nearest known name, for anything unknown or mistyped.
+    """
+    if profile not in PROFILES:
+        raise ValueError(unknown("profile", profile, PROFILES))
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, METHODS))
+    dataset = overrides.get("dataset", "sysu")
+    fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **METHODS[method]}
+    if dataset in DATA[profile]:
+        fields["data"] = DATA[profile][dataset]
+    if dataset != "sysu":
+        fields["validation_identities"] = VALIDATION[profile]
+    return build(fields, overrides)
+
+
+def resolve_profile(name: str) -> str:
+    """`auto` is gpu where there is a GPU, else cpu; every other name stays. Raises: ValueError on an unknown name."""
+    if name not in {"auto", *PROFILES}:
+        raise ValueError(unknown("profile", name, {"auto", *PROFILES}))
+    return ("gpu" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
+    """Set overrides into nested fields and check the whole; pydantic's report becomes one sentence."""
+    fields = json.loads(json.dumps(fields))  # a copy that shares nothing with PROFILES and METHODS
+    for name, value in overrides.items():
+        *path, last = name.split(".")
+        if name.split(".")[0] not in Experiment.model_fields:
+            raise ValueError(unknown("field", name.split(".")[0], Experiment.model_fields))
+        target = fields
+        for key in path:
+            target = target.setdefault(key, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{name.rpartition('.')[0]} is a value, not a group of values: {name} cannot be set")
+        target[last] = value
+    try:
+        return Experiment(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(p) for p in first["loc"][:3])
+        text = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
+        raise ValueError(f"{where}: {text}{given}" if where else text) from None
+
+
+def unknown(kind: str, name: str, known) -> str:
+    """One sentence for a name that is not known, with the nearest that is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(known))}"
+    return f"unknown {kind} {name!r}: {hint}"

@@ -1,0 +1,323 @@
+"""SYSU-MM01, RegDB and plain folders as one table, and checks of a tree against the published counts.
+
+A table has one row an image, sorted by path, with columns
+    path      str, relative to the data folder      pid     int, the number of the identity's folder
+    cam       int, from 1                           number  int, from 1: place in the identity's folder of that camera
+    modality  int, 0 visible, 1 thermal             split   "train", "val" or "test"
+    frame     str, "" where unknown: images with an equal frame show the same instant
+Every fact comes from the names of folders or from the set's own lists, never from a position in a path.
+"""
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageChops
+from scipy.io import loadmat
+from tqdm.contrib.concurrent import thread_map
+
+from .config import unknown
+
+COLUMNS = ["path", "pid", "cam", "modality", "split", "number", "frame"]
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+REGDB = {"Visible": (1, 0), "Thermal": (2, 1)}  # folder -> (camera, modality)
+SYSU = {f"cam{c}": (c, int(c in (3, 6))) for c in range(1, 7)}
+# As the authors state, or as follows from the official lists and rand_perm_cam.mat. The thermal test images of
+# SYSU-MM01 are its 3,803 queries; of its images on disk, 1,038 + 80 show people outside the 491.
+PUBLISHED = {
+    "sysu": {
+        "images on disk": "30071 visible, 15792 thermal",
+        "all splits": "491 identities, 29033 visible, 15712 thermal",
+        "train": "296 identities, 20284 visible, 9929 thermal",
+        "train+val": "395 identities, 22258 visible, 11909 thermal",
+        "test": "96 identities, 6775 visible, 3803 thermal",
+        "gallery": "all-search 301 (1 shot), 3010 (10 shots); indoor-search 112, 1120",
+    },
+    "regdb": {
+        "images on disk": "4120 visible, 4120 thermal",
+        "all splits": "412 identities, 4120 visible, 4120 thermal",
+        "train": "206 identities, 2060 visible, 2060 thermal",
+        "test": "206 identities, 2060 visible, 2060 thermal",
+    },
+}
+
+
+def data_root() -> Path:
+    """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
+    return Path(os.environ.get("VTLIB_DATA") or Path(__file__).parents[1] / "data").expanduser().absolute()
+
+
+def locate(name: str | Path) -> Path:
+    """The folder `name` where there is one, else the folder of that name in data_root(); else FileNotFoundError."""
+    for place in (here := Path(name).expanduser(), there := data_root() / name):
+        if place.is_dir():
+            return place
+    make = f"`python -m vtlib.launch data make {name}` makes an embedded set, data/README.md has the real ones"
+    raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
+
+
+def read(layout: str, root: str | Path, *, split: int = 1) -> pd.DataFrame:
+    """The table of a data folder, columns and order as above.
+
+    Args: layout: "sysu", "regdb" or "folder"; root: the data folder; split: 1 to 10, which of RegDB's lists.
+    Raises: FileNotFoundError for a missing folder, list or listed image; ValueError for what contradicts the layout.
+    """
+    if split not in range(1, 11 if layout == "regdb" else 2):
+        raise ValueError(f"split must be 1 to 10 for regdb and 1 for other layouts, not {split!r} for {layout!r}")
+    disk = _scan(layout, Path(root))
+    return READERS[layout](Path(root), disk, split)
+
+
+def _scan(layout: str, root: Path) -> pd.DataFrame:
+    """All images on disk: path, pid, cam, modality. Other files (Thumbs.db, hidden ones) do not count."""
+    if layout not in READERS:
+        raise ValueError(unknown("layout", layout, READERS))
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder: data/README.md says where each data set goes")
+    folders, rows = {"sysu": SYSU, "regdb": REGDB}.get(layout) or _modality_folders(root), []
+    for folder, (cam, modality) in folders.items():
+        if not (root / folder).is_dir():
+            raise FileNotFoundError(f"{root} has no folder {folder}, which the layout {layout!r} needs")
+        for person in (p for p in (root / folder).iterdir() if p.is_dir() and not p.name.startswith(".")):
+            if not person.name.isdecimal():
+                raise ValueError(f"{person}: the folder of an identity must be named by its number")
+            names = (f.name for f in person.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+            rows += [(f"{folder}/{person.name}/{name}", int(person.name), cam, modality) for name in names]
+    if not rows:
+        raise ValueError(f"{root} holds no image: the layout {layout!r} has files like {folder}/1/name.jpg")
+    return pd.DataFrame(rows, columns=COLUMNS[:4])
+
+
+def _modality_folders(root: Path) -> dict[str, tuple[int, int]]:
+    names = {p.name: p.name.capitalize() for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    if wrong := sorted(name for name in names if names[name] not in REGDB):
+        raise ValueError(f"{root}: {unknown('modality folder', wrong[0], REGDB)} (layout 'folder')")
+    names |= {m: m for m in REGDB if m not in names.values()}  # _scan then says what is missing
+    return {name: REGDB[modality] for name, modality in names.items()}
+
+
+def _finish(root: Path, rows: pd.DataFrame, needed: tuple[str, ...] = ()) -> pd.DataFrame:
+    if empty := [name for name in needed if not (rows.split == name).any()]:
+        raise ValueError(f"{root}: split {empty[0]!r} is empty, no image on disk shows one of its identities")
+    rows = rows.sort_values("path", ignore_index=True)
+    rows["number"] = rows.groupby(["modality", "cam", "pid"]).cumcount() + 1
+    return (rows if "frame" in rows else rows.assign(frame=""))[COLUMNS]
+
+
+def _sysu(root: Path, disk: pd.DataFrame, split: int) -> pd.DataFrame:
+    part, available = {}, _identities(root / "exp" / "available_id.txt")
+    for name in SPLITS:
+        for pid in _identities(root / "exp" / f"{name}_id.txt"):
+            if part.setdefault(pid, name) != name:
+                raise ValueError(f"{root / 'exp'}: identity {pid} is in {part[pid]}_id.txt and in {name}_id.txt")
+    rows = disk[disk.pid.isin(available & part.keys())]
+    return _finish(root, rows.assign(split=rows.pid.map(part)), SPLITS)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: it belongs to the set and says which images are in which split")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} is empty, and with it the split: take the file from the set again")
+    return lines
+
+
+def _identities(path: Path) -> set[int]:
+    words = " ".join(_lines(path)).replace(",", " ").split()
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise ValueError(f"{path}: {wrong[0]!r} is not the number of an identity")
+    return {int(word) for word in words}
+
+
+def _regdb(root: Path, disk: pd.DataFrame, split: int) -> pd.DataFrame:
+    known, parts = disk.set_index("path", drop=False), []
+    for side in ("train", "test"):
+        for modality, name in enumerate(("visible", "thermal")):
+            file = root / "idx" / f"{side}_{name}_{split}.txt"
+            part = known.loc[_listed(file, known.index)].assign(split=side)
+            if (part.modality != modality).any():
+                raise ValueError(f"{file} lists {part.path[part.modality != modality].iloc[0]}, not a {name} image")
+            parts.append(part)
+    rows = pd.concat(parts, ignore_index=True)
+    # The identity is the folder: labels are numbered anew in train and in test and would hide an overlap.
+    if both := sorted(set(rows.pid[rows.split == "train"]) & set(rows.pid[rows.split == "test"])):
+        raise ValueError(f"{file}: {len(both)} test identities are in the training lists too, the first is {both[0]}")
+    return _finish(root, rows)
+
+
+def _listed(file: Path, known: pd.Index) -> list[str]:
+    """Paths of a RegDB list with lines `path label`."""
+    pairs = [line.replace("\\", "/").rpartition(" ") for line in _lines(file)]
+    if wrong := ["".join(pair) for pair in pairs if not pair[2].isdecimal()]:
+        raise ValueError(f"{file}: line {wrong[0]!r} is not of the form `path label`")
+    paths = [str(PurePosixPath(path.strip())) for path, _, _ in pairs]
+    if missing := [path for path in paths if path not in known]:
+        raise FileNotFoundError(f"{file} lists {missing[0]}, which is not there (and {len(missing) - 1} more)")
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"{file} lists {max(paths, key=paths.count)} more than once")
+    return paths
+
+
+def _folder(root: Path, disk: pd.DataFrame, split: int) -> pd.DataFrame:
+    rows, root = disk.assign(split="test"), root.absolute()
+    if (file := root / "split.csv").is_file():
+        given = _csv(file, ["id", "split"])
+        part = {int(i): s for i, s in zip(given.id, given.split, strict=True) if i.isdecimal() and s in SPLITS}
+        if len(part) < len(given) or not part.keys() >= set(rows.pid):
+            raise ValueError(f"{file} must give every identity one line `id,split` with split train, val or test")
+        rows["split"] = rows.pid.map(part)
+    for file, prefix in ((root / "manifest.csv", ""), (root.parent / "manifest.csv", f"{root.name}/")):
+        if file.is_file():
+            listed = _csv(file, ["modality", "id", "camera", "frame", "file"])
+            listed = listed[listed.file.str.startswith(prefix)]  # the one above may list other folders too
+            if len(listed):
+                rows = _described(rows, listed.set_index(listed.file.str.removeprefix(prefix)), file)
+                break
+    return _finish(root, rows)
+
+
+def _csv(file: Path, columns: list[str]) -> pd.DataFrame:
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"{file} has no column {missing[0]!r}: its first line must name {', '.join(columns)}")
+    return table
+
+
+def _described(rows: pd.DataFrame, listed: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Cameras and frames from a manifest; a camera has one number in both modalities."""
+    if odd := sorted(set(rows.path) ^ set(listed.index)) or sorted(listed.index[listed.index.duplicated()]):
+        raise ValueError(f"{file} must list each image once: look at {odd[0]} (and {len(odd) - 1} more)")
+    listed = listed.loc[rows.path].reset_index(drop=True)
+    modality = rows.modality.map({0: "visible", 1: "thermal"})
+    wrong = (listed.modality.str.lower() != modality) | (pd.to_numeric(listed.id, errors="coerce") != rows.pid)
+    if wrong.any():
+        raise ValueError(f"{file}: modality or id of {rows.path[wrong].iloc[0]} is not that of its folder")
+    numbered = listed.camera.str.isdecimal().all()
+    cams = listed.camera.astype(int) if numbered else pd.factorize(listed.camera, sort=True)[0] + 1
+    frames = (listed.camera + "/" + listed.frame).where(listed.frame != "", "")  # frames are numbered in each camera
+    return rows.assign(cam=cams, frame=frames)
+
+
+READERS = {"sysu": _sysu, "regdb": _regdb, "folder": _folder}
+
+
+def hold_out(table: pd.DataFrame, identities: int, seed: int = 0) -> pd.DataFrame:
+    """A copy of a table without val, where that many training identities, drawn by the seed, are in split "val".
+
+    Raises ValueError if the table has validation identities of its own, or none would be left to train on.
+    """
+    pids = np.unique(table.pid[table.split == "train"])
+    if (table.split == "val").any() or not 0 <= identities < len(pids):
+        why = "has validation identities of its own" if "val" in set(table.split) else f"has {len(pids)} to train on"
+        raise ValueError(f"cannot hold out {identities} identities: the set {why}")
+    chosen = np.random.default_rng(seed).choice(pids, identities, replace=False)
+    return table.assign(split=table.split.mask(table.pid.isin(chosen) & (table.split == "train"), "val"))
+
+
+def sysu_permutations(mat_path: str | Path) -> dict[tuple[int, int], np.ndarray]:
+    """The official rand_perm_cam.mat: (cam, pid) -> (runs, n) int, each row a permutation of the image numbers 1 to n.
+
+    The gallery of run r takes the first 1 or 10 numbers of row r. Source: wuancong/SYSU-MM01, evaluation/data_split.
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    if not Path(mat_path).is_file():
+        raise FileNotFoundError(f"{mat_path} is missing: it comes with SYSU-MM01 and draws the official galleries")
+    try:
+        cells = [cell.ravel() for cell in loadmat(mat_path)["rand_perm_cam"].ravel()]
+        drawn = {(c, p): x.astype(int) for c, cell in enumerate(cells, 1) for p, x in enumerate(cell, 1) if x.size}
+        if not all((np.sort(x) == np.arange(1, x.shape[1] + 1)).all() for x in drawn.values()):
+            raise ValueError("a row is no permutation of 1 to n")
+    except Exception as error:  # SciPy raises many kinds for a broken file
+        raise ValueError(f"{mat_path} is not the official rand_perm_cam.mat, copy it again: {error}") from error
+    return drawn
+
+
+def check(layout: str, root: str | Path, *, published: bool = True) -> pd.DataFrame:
+    """Open every image and count: columns item, found, expected (str), ok (bool), note. `problems` makes it sentences.
+
+    Args: as read(); published: expect the counts of the real SYSU-MM01 or RegDB, else only what any set needs.
+    Raises: what read() raises where a folder of the layout is missing.
+    """
+    root, disk, tables, unread = Path(root), _scan(layout, Path(root)), [], []
+    for split in range(1, 11 if layout == "regdb" else 2):
+        try:
+            tables.append(READERS[layout](root, disk, split))
+        except (ValueError, FileNotFoundError) as error:
+            unread.append(str(error))
+    expected, rows = PUBLISHED.get(layout, {}) if published else {}, []
+    for item, found in _facts(layout, disk, tables).items():
+        rows.append((item, found, expected.get(item, ""), found == expected.get(item, found), ""))
+    faults = [("unreadable splits", unread, True), *_identity_faults(tables), *_image_faults(root, disk)]
+    if layout == "sysu" and tables:
+        faults.append(("galleries unlike rand_perm_cam.mat", _gallery_faults(root, tables[0]), published))
+    for item, names, strict in faults:
+        note = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        rows.append((item, str(len(names)), "0" if strict else "", not (strict and names), note))
+    return pd.DataFrame(rows, columns=["item", "found", "expected", "ok", "note"])
+
+
+def problems(report: pd.DataFrame) -> list[str]:
+    """One sentence for each row of check() that is not ok; [] for a sound set."""
+    rows = report[~report.ok].itertuples()
+    return [f"{r.item}: found {r.found}, expected {r.expected}" + (f": {r.note}" if r.note else "") for r in rows]
+
+
+def _facts(layout: str, disk: pd.DataFrame, tables: list[pd.DataFrame]) -> dict[str, str]:
+    facts = {"images on disk": "{} visible, {} thermal".format(*np.bincount(disk.modality, minlength=2))}
+    parts = {"train": ["train"], "val": ["val"], "train+val": ["train", "val"], "test": ["test"], "all splits": SPLITS}
+    for item, names in parts.items():
+        rows = [part for t in tables if len(part := t[t.split.isin(names)])]
+        if counts := {(r.pid.nunique(), *np.bincount(r.modality, minlength=2)) for r in rows}:  # RegDB: of ten splits
+            facts[item] = " or ".join("{} identities, {} visible, {} thermal".format(*c) for c in sorted(counts))
+    if layout == "sysu" and tables:
+        every = _galleries(tables[0])
+        sizes = [(s >= n).sum() * n for s in (every, every[every.index.isin([1, 2], level="cam")]) for n in (1, 10)]
+        facts["gallery"] = "all-search {} (1 shot), {} (10 shots); indoor-search {}, {}".format(*sizes)
+    return facts
+
+
+def _galleries(table: pd.DataFrame) -> pd.Series:
+    """(cam, pid) -> number of images that a gallery is drawn from."""
+    return table[(table.split == "test") & (table.modality == 0)].groupby(["cam", "pid"]).size()
+
+
+def _gallery_faults(root: Path, table: pd.DataFrame) -> list[str]:
+    try:
+        drawn = sysu_permutations(root / "exp" / "rand_perm_cam.mat")
+    except (ValueError, FileNotFoundError) as error:
+        return [str(error)]
+    sizes = {key: x.shape[1] for key, x in drawn.items()}
+    return [f"cam{cam}/{pid:04d}" for (cam, pid), n in _galleries(table).items() if sizes.get((cam, pid)) != n]
+
+
+def _identity_faults(tables: list[pd.DataFrame]) -> list[tuple[str, list[str], bool]]:
+    lone, single = set(), set()
+    for (split, pid), modality in ((key, m) for t in tables for key, m in t.groupby(["split", "pid"]).modality):
+        lone |= {f"{split} {pid}"} if modality.nunique() == 1 else set()
+        single |= {f"{split} {pid}"} if len(modality) == 1 else set()
+    train = {name for name in lone if name.startswith("train")}
+    return [
+        ("train identities in one modality", sorted(train), True),
+        ("other identities in one modality", sorted(lone - train), False),
+        ("identities with one image", sorted(single), False),
+    ]
+
+
+def _image_faults(root: Path, disk: pd.DataFrame) -> list[tuple[str, list[str], bool]]:
+    def look(path: str) -> str:
+        try:
+            with Image.open(root / path) as image:
+                red, green, _ = image.convert("RGB").split()  # decodes the whole file
+            return "coloured" if ImageChops.difference(red, green).getbbox() else "grey"
+        except Exception:  # Pillow raises many kinds for a broken file
+            return "broken"
+
+    looks = np.array(thread_map(look, disk.path, desc=f"check {root.name}", unit="image", leave=False))
+    grey = (looks == "grey") & (disk.modality == 0)  # a hint only: a dark image, or a thermal one out of place
+    return [
+        ("unreadable images", sorted(disk.path[looks == "broken"]), True),
+        ("visible images without colour", sorted(disk.path[grey]), False),
+    ]

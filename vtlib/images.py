@@ -1,0 +1,201 @@
+"""Images as one array: decoded once, read from a memory map, augmented in batches, drawn P identities x K images."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from tqdm.contrib.concurrent import thread_map
+
+from .datasets import data_root
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the backbones' weights want
+DRAWS = 9  # numbers an image: top, left, flip, erase?, area, aspect, place down, place right, one in reserve
+
+
+@dataclass(frozen=True)
+class Store:
+    """pixels: (N, 3, H, W) uint8, read-only, row i = row i of the table. digest: sha256 of the files behind it."""
+
+    pixels: np.memmap
+    digest: str
+
+
+def store(table: pd.DataFrame, root: str | Path, height: int, width: int, *, cache: str | Path | None = None) -> Store:
+    """All images of a table at one size, decoded on the first call and mapped from `cache` afterwards.
+
+    A store belongs to its size and listing (folder, paths, sizes, times); a changed file makes a new one. The digest
+    depends on paths and bytes alone: that of the text `sha256sum` prints for the files, sorted by path. SYSU-MM01 at
+    288 x 144 (45 thousand images) takes 5.6 GB on disk, and of memory what the system has to spare.
+
+    Args: table: column path; root: the folder paths are relative to; height, width: pixels;
+        cache: folder of the stores, by default .store in the data root.
+    Raises: ValueError naming a file that cannot be decoded; FileNotFoundError for one that is missing.
+    """
+    root, paths = Path(root).absolute(), table.path.tolist()
+    if not paths:
+        raise ValueError(f"{root}: the table is empty, there is no image to decode")
+    facts = ((path, (root / path).stat()) for path in paths)
+    listing = [str(root), height, width, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in facts)]
+    key = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:24]
+    cache = Path(cache or data_root() / ".store")
+    pixels, record = cache / f"{key}.npy", cache / f"{key}.json"
+    if not (pixels.is_file() and record.is_file()):
+        cache.mkdir(parents=True, exist_ok=True)
+        _build(root, paths, (height, width), pixels, record)
+    return Store(np.load(pixels, mmap_mode="r"), json.loads(record.read_text())["digest"])
+
+
+def _build(root: Path, paths: list[str], size: tuple[int, int], pixels: Path, record: Path) -> None:
+    """Decode under a name of its own, then move: whoever comes second moves the same bytes over the first."""
+    temporary = pixels.with_name(f"{pixels.stem}.{uuid4().hex}.tmp")
+    try:
+        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(paths), 3, *size))
+
+        def decode(row: int) -> str:
+            data = (root / paths[row]).read_bytes()
+            array[row] = _pixels(data, root / paths[row], size)
+            return f"{hashlib.sha256(data).hexdigest()}  {paths[row]}\n"
+
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        lines = thread_map(decode, order, desc=f"decode {root.name}", unit="image", leave=False)
+        array.flush()
+        os.replace(temporary, pixels)
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        temporary.write_text(json.dumps({"digest": digest, "root": str(root), "size": size}))
+        os.replace(temporary, record)  # last: with it the store is whole
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pixels(data: bytes, path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(3, H, W) uint8: RGB, grey repeated; bilinear over the whole footprint of a target pixel (antialiased)."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        raise ValueError(f"{path} cannot be decoded, copy it from the set again: {error}") from error
+    if image.mode.startswith(("I", "F")):  # Pillow would clip such values at 255 without a word
+        raise ValueError(f"{path} has more than 8 bits a channel: convert the set to 8 bits first")
+    return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def normalise(batch: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 to float32, 0 = the mean and 1 = a standard deviation of ImageNet's channels."""
+    mean, std = (torch.tensor(v, device=batch.device)[:, None, None] * 255 for v in (MEAN, STD))
+    return batch.float().sub_(mean).div_(std)
+
+
+def draw(n: int, generator: torch.Generator) -> Tensor:
+    """The (n, 9) uniform numbers in [0, 1) that augment() uses up for n images."""
+    return torch.rand(n, DRAWS, generator=generator, device=generator.device)
+
+
+def augment(
+    batch: Tensor, draws: Tensor, *, pad: int = 10, flip: float = 0.5, erase: float = 0.0, form: str | None = None
+) -> Tensor:
+    """Pad with black, crop back at random, mirror, normalise, erase a rectangle: S1 section 4.1.3 plus the last, off.
+
+    Random erasing: Zhong et al. 2020, AAAI, arXiv 1708.04896: 2 to 40 % of the area, filled with the mean (here 0).
+    differs: the aspect is drawn log-uniformly among 0.3 to 1/0.3 *that fit the image*, where they draw and reject.
+    The same draws give the same result in both forms, on any device.
+
+    Args: batch: (B, 3, H, W) uint8; draws: (B, 9) of draw(); pad: pixels a side; flip, erase: probabilities;
+        form: "slice" (a loop of views, fastest on a CPU), "gather" (indices, for a GPU), None: by the batch's device.
+    Returns: (B, 3, H, W) float32, normalised. Raises: ValueError for other shapes, types or ranges.
+    """
+    if batch.dtype != torch.uint8 or batch.ndim != 4 or draws.shape != (len(batch), DRAWS):
+        raise ValueError(f"augment takes (B, 3, H, W) uint8 and (B, 9) draws, not {batch.dtype} {tuple(batch.shape)}")
+    if pad < 0 or not 0 <= flip <= 1 or not 0 <= erase <= 1:
+        raise ValueError(f"augment: pad {pad} must be 0 or more, flip {flip} and erase {erase} in [0, 1]")
+    form = form or ("slice" if batch.device.type == "cpu" else "gather")
+    if form not in ("slice", "gather"):
+        raise ValueError(f"augment: form must be 'slice' or 'gather', not {form!r}")
+    plan = _plan(draws.to("cpu"), *batch.shape[2:], pad, flip, erase)  # on the CPU: one rounding for all devices
+    apply = _slices if form == "slice" else _gather
+    return apply(functional.pad(batch, (pad,) * 4), plan.to(batch.device), *batch.shape[2:])
+
+
+def _plan(draws: Tensor, height: int, width: int, pad: int, flip: float, erase: float) -> Tensor:
+    """(B, 7) whole numbers an image: top and left of the crop, mirrored?, top, left, height, width of the rectangle."""
+    top, left, mirror, erased, area, aspect, down, right, _ = draws.double().unbind(1)
+    area = (0.02 + 0.38 * area) * height * width
+    low, high = (area / width**2).clamp(min=0.3), (height**2 / area).clamp(max=1 / 0.3)  # aspects that fit
+    aspect = low * (high / low) ** aspect
+    h, w = ((area * r).sqrt().round() * (erased < erase) for r in (aspect, 1 / aspect))
+    h, w = h.clamp(max=height), w.clamp(max=width)
+    place = ((down * (height - h + 1)), (right * (width - w + 1)))
+    mirrored = (mirror < flip).double()
+    return torch.stack([top * (2 * pad + 1), left * (2 * pad + 1), mirrored, *place, h, w], 1).long()  # floors
+
+
+def _slices(padded: Tensor, plan: Tensor, height: int, width: int) -> Tensor:
+    mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (MEAN, STD))
+    out = torch.empty(len(padded), 3, height, width)
+    for image, to, (i, j, mirror, y, x, h, w) in zip(padded, out, plan.tolist(), strict=True):
+        crop = image[:, i : i + height, j : j + width]
+        torch.sub(crop.flip(-1) if mirror else crop, mean, out=to).div_(std)  # while it is in the cache
+        to[:, y : y + h, x : x + w] = 0
+    return out
+
+
+def _gather(padded: Tensor, plan: Tensor, height: int, width: int) -> Tensor:
+    top, left, mirror, down, right, h, w = plan.T[..., None]  # each (B, 1)
+    y, x = torch.arange(height, device=padded.device), torch.arange(width, device=padded.device)
+    rows = (top + y)[:, None, :, None]  # (B, 1, H, 1)
+    columns = (left + torch.where(mirror > 0, width - 1 - x, x))[:, None, None, :]  # (B, 1, 1, W)
+    image, channel = (torch.arange(n, device=padded.device) for n in padded.shape[:2])
+    out = normalise(padded[image[:, None, None, None], channel[:, None, None], rows, columns])
+    y_erased, x_erased = (y >= down) & (y < down + h), (x >= right) & (x < right + w)  # (B, H), (B, W)
+    return out.masked_fill_(y_erased[:, None, :, None] & x_erased[:, None, None, :], 0)
+
+
+class PKSampler:
+    """Batches of P identities with K visible and K thermal images each, the form that the losses need.
+
+    An epoch deals all identities out in random order before it deals one again, never one twice in a batch. An identity
+    with fewer than K images of a modality gives some of them again; one that lacks a modality is left out.
+
+    Args: pids, modality: (N,) whole numbers, modality 0 visible, 1 thermal; p, k, steps: an epoch's batches; seed.
+    Raises: ValueError if fewer than p identities have both modalities, or for other shapes or ranges.
+    """
+
+    def __init__(self, pids: np.ndarray, modality: np.ndarray, p: int, k: int, steps: int, seed: int):
+        pids, modality = np.asarray(pids), np.asarray(modality)
+        if pids.shape != modality.shape or pids.ndim != 1 or not np.isin(modality, (0, 1)).all():
+            raise ValueError("PKSampler takes pids (N,) and modality (N,) of 0 and 1")
+        if min(p, k, steps) < 1 or seed < 0:
+            raise ValueError(f"PKSampler: p {p}, k {k} and steps {steps} must be 1 or more, seed {seed} 0 or more")
+        rows = [[np.flatnonzero((pids == pid) & (modality == m)) for m in (0, 1)] for pid in np.unique(pids)]
+        self.rows = [pair for pair in rows if len(pair[0]) and len(pair[1])]
+        self.p, self.k, self.steps, self.seed = p, k, steps, seed
+        if len(self.rows) < p:
+            raise ValueError(f"PKSampler: {len(self.rows)} identities have both modalities, a batch needs {p}: lower p")
+
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
+        """`steps` arrays (2 P K,) int64 of rows: P blocks of K visible, then the same P of K thermal.
+
+        The same seed and number give the same batches whatever was drawn before; no global random state is touched.
+        """
+        generator = np.random.default_rng([self.seed, number])
+        waiting: list[int] = []
+        for _ in range(self.steps):
+            if len(waiting) < self.p:  # next pass, those still waiting first and not again in the same batch
+                fresh = generator.permutation(len(self.rows)).tolist()
+                waiting += sorted(fresh, key=waiting.__contains__)
+            chosen, waiting = waiting[: self.p], waiting[self.p :]
+            yield np.concatenate([self._images(i, m, generator) for m in (0, 1) for i in chosen])
+
+    def _images(self, identity: int, modality: int, generator: np.random.Generator) -> np.ndarray:
+        rows = self.rows[identity][modality]
+        return generator.choice(rows, self.k, replace=len(rows) < self.k)

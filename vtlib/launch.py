@@ -1,0 +1,296 @@
+"""The command line: run a notebook or an experiment with strict names; make, check and describe data.
+
+python -m vtlib.launch notebook notebooks/10_train.ipynb method=cmdc seed=1
+python -m vtlib.launch train profile=cpu method=cmdc losses.cmdc.weight=2
+python -m vtlib.launch suite --profile cpu --jobs 2
+python -m vtlib.launch data make synvt_sysu
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import yaml
+
+from .config import DATA, PROFILES, Experiment, experiment, resolve_profile, unknown
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run one command; 0 on success, 1 with one sentence on stderr on failure, 2 on wrong usage."""
+    parser = argparse.ArgumentParser(prog="vtlib", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = lambda name, call, **kw: set_call(commands.add_parser(name, **kw), call)  # noqa: E731
+    sub = add("notebook", notebook, help="execute a notebook with papermill and keep it under results/")
+    sub.add_argument("path", type=Path)
+    sub.add_argument("parameters", nargs="*", metavar="key=value", help="as papermill --help-notebook PATH lists them")
+    sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
+    sub = add("train", train, help="run one experiment, or load it if it is finished")
+    sub.add_argument("fields", nargs="*", metavar="key=value", help=f"of {', '.join(Experiment.model_fields)}")
+    sub = add("suite", suite, help="make every run that the tables and figures need, several at a time")
+    sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: one per core, or one on a GPU")
+    sub.add_argument("items", nargs="*", metavar="S1.T3", help="tables and figures; default: all")
+    sub = add("all", everything, help="data, suite, every notebook, and a summary: what run_all.sh runs")
+    sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
+    sub.add_argument("--jobs", type=int, default=0, help="as for suite")
+    sub = add("data", data, help="make, check or describe a data set")
+    sub.add_argument("action", choices=["make", "check", "describe"])
+    sub.add_argument(
+        "name", help="make: a SynVT preset; check: sysu, regdb or folder; describe: a folder of the data root"
+    )
+    sub.add_argument(
+        "path", nargs="?", type=Path, help="check: the set's folder; make: where to, default the data root"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.call(arguments) or 0
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"vtlib: {error}", file=sys.stderr)
+        return 1
+
+
+def set_call(parser: argparse.ArgumentParser, call) -> argparse.ArgumentParser:
+    parser.set_defaults(call=call)
+    return parser
+
+
+def pairs(texts: list[str]) -> dict[str, object]:
+    """key=value texts as typed values."""
+    values = {}
+    for text in texts:
+        key, sep, value = text.partition("=")
+        if not sep:
+            raise ValueError(f"{text!r} is not of the form key=value")
+        values[key] = parse(value)
+    return values
+
+
+def parse(text: str) -> object:
+    """A JSON value, or else a YAML one: YAML 1.1 alone would take 1e-3 for text."""
+    for read in (json.loads, float, yaml.safe_load):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def check_parameters(where: str, declared: dict[str, str], given: dict[str, object]) -> None:
+    """Stop before any work on a name that is not declared {name: type}, or a value of another type."""
+    for name, value in given.items():
+        if name not in declared:
+            raise ValueError(f"{where}: {unknown('parameter', name, declared)}")
+        wanted = PYTHON_TYPES.get(declared[name].split("[")[0], object)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(f"{where}: {name}={value!r} is not of type {declared[name]}")
+
+
+def strict(namespace: dict[str, object]) -> None:
+    """Check a running notebook's parameters; its first cell after them calls this with globals().
+
+    papermill warns of a misspelled name and runs on with the default, and it checks no types. The cells that ran are
+    in IPython's `In`: the last one of annotated literals declares the parameters, "# Parameters" opens papermill's.
+    """
+    declared, injected = {}, set()
+    for source in namespace["In"]:
+        names = [
+            n for n in ast.parse(plain(source)).body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+        ]
+        declared = {n.target.id: ast.unparse(n.annotation) for n in names} or declared
+        if source.startswith("# Parameters"):
+            injected = {t.id for n in ast.parse(source).body if isinstance(n, ast.Assign) for t in n.targets}
+    given = {name: namespace[name] for name in [*injected, *declared]}
+    check_parameters("parameters", declared, given)
+
+
+def plain(source: str) -> str:
+    """A cell's source without IPython's own lines (% and !), which Python cannot parse."""
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!", "?")))
+
+
+def notebook(arguments) -> None:
+    """Execute one notebook unless an executed copy of this very notebook, parameters and code is there."""
+    if not arguments.path.is_file():
+        raise FileNotFoundError(f"notebook {arguments.path} does not exist")
+    run_notebook(arguments.path, pairs(arguments.parameters), arguments.force)
+
+
+def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> None:
+    """The executed copy under results/<profile>/notebooks, and beside it, written last, a stamp of its origin."""
+    import papermill
+
+    from .runs import results_root, write_json
+
+    declared = {name: p["inferred_type_name"] for name, p in papermill.inspect_notebook(str(path)).items()}
+    check_parameters(str(path), declared, given)
+
+    folder = results_root() / resolve_profile(str(given.get("profile", "auto"))) / "notebooks"
+    label = "".join(f"-{k}={v}" for k, v in sorted(given.items()) if k != "profile").replace("/", "_").replace(" ", "")
+    target, stamp = folder / f"{path.stem}{label}.ipynb", folder / f"{path.stem}{label}.json"
+    key = content_key(path, given)
+    if not force and target.is_file() and stamp.is_file() and json.loads(stamp.read_text())["key"] == key:
+        print(f"{path.name}: up to date, {shown(target)}")
+        return
+    stamp.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    execute(path, target, given)
+    write_json(stamp, {"key": key})
+    print(f"{path.name}: {shown(target)}", flush=True)
+
+
+def everything(arguments) -> int:
+    """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
+    start, profile = time.perf_counter(), resolve_profile(arguments.profile)
+    make_data(profile)
+    failures = suite(argparse.Namespace(profile=profile, jobs=arguments.jobs, items=[]))
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        try:
+            run_notebook(path, {"profile": profile})
+        except RuntimeError as error:
+            failures += 1
+            print(f"failed: {error}", file=sys.stderr)
+    from .runs import results_root
+
+    print(f"\n{profile}, in {shown(results_root() / profile)} (notebooks/, report/, runs/):")
+    for line in sorted((results_root() / profile / "report").glob("*.txt")):
+        print(f"  {line.stem}: {line.read_text().strip()}")
+    print(f"{time.perf_counter() - start:.0f} s")
+    return 1 if failures else 0
+
+
+def make_data(profile: str) -> None:
+    """The embedded sets of a profile; the real ones must be there already."""
+    from . import datasets, synthetic
+
+    for name in DATA[profile].values():
+        if name in synthetic.PRESETS:
+            synthetic.make(synthetic.PRESETS[name], datasets.data_root() / name)
+        else:
+            datasets.locate(name)
+
+
+def shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def content_key(path: Path, given: dict) -> str:
+    """Hash of all that an executed notebook depends on besides its runs: its source, parameters and the package."""
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    for file in [path, *sorted(Path(__file__).parent.glob("*.py"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def execute(path: Path, target: Path, given: dict) -> None:
+    """papermill in the current folder; a failing cell is one sentence that names it and the kept notebook."""
+    import papermill
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="vt") as sockets:  # sockets in a folder of their own: no port is raced for
+        config = Config()
+        if sys.platform != "win32":
+            config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{sockets}/k"
+        try:
+            papermill.execute_notebook(
+                str(path), str(target), given, progress_bar=sys.stderr.isatty(), config=config, kernel_name="python3"
+            )
+        except papermill.PapermillExecutionError as error:
+            raise RuntimeError(
+                f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"
+            ) from None
+
+
+def train(arguments) -> None:
+    """Run one experiment and print its metrics by protocol."""
+    fields = pairs(arguments.fields)
+    fields["profile"] = resolve_profile(fields.get("profile", "auto"))
+    wanted = experiment(**fields)
+    from . import runs
+
+    run = runs.run(wanted)
+    table = runs.collect([run]).set_index("protocol")[["trials", *runs.METRICS]]
+    print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, run {run.experiment.run_id}")
+    print((table.assign(**100 * table[runs.METRICS])).round(2).to_string())
+
+
+def suite(arguments) -> int:
+    """Make every run that is missing, each in a process of its own; a failed run leaves the others going."""
+    from . import papers, runs
+
+    profile = resolve_profile(arguments.profile)
+    for item in arguments.items:
+        if item not in papers.ITEMS:
+            raise ValueError(unknown("item", item, papers.ITEMS))
+    wanted = papers.experiments(profile, arguments.items or list(papers.ITEMS))
+    root = runs.results_root() / profile
+    missing = [e for e in wanted if not (root / "runs" / e.run_id / "metrics.json").is_file()]
+    print(f"{profile}: {len(wanted)} runs, {len(wanted) - len(missing)} finished, {len(missing)} to make")
+    if not missing:
+        return 0
+    import torch
+    from tqdm.auto import tqdm
+
+    jobs = arguments.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    (root / "logs").mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(train_process, e, root / "logs", threads): e for e in missing}
+        for future in tqdm(as_completed(futures), "runs", total=len(missing), unit="run"):
+            if future.result():
+                failed.append(futures[future])
+    for e in failed:
+        log = root / "logs" / f"{e.run_id}.log"
+        last = log.read_text().strip().splitlines()[-1:]
+        print(f"failed: {e.method} on {e.data}, seed {e.seed}: {''.join(last)} ({shown(log)})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def train_process(wanted: Experiment, logs: Path, threads: str) -> int:
+    """One run in a process of its own, its output in a log; returns the exit code."""
+    fields = [f"{k}={json.dumps(v)}" for k, v in wanted.model_dump(mode="json").items()]
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    with (logs / f"{wanted.run_id}.log").open("w") as log:
+        command = [sys.executable, "-m", "vtlib.launch", "train", *fields]
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+
+
+def data(arguments) -> int:
+    """make a SynVT preset, check a real set against its published counts, or describe a folder."""
+    from . import datasets, synthetic
+
+    if arguments.action == "make":
+        if arguments.name not in synthetic.PRESETS:
+            raise ValueError(unknown("data set", arguments.name, synthetic.PRESETS))
+        root = arguments.path or datasets.data_root() / arguments.name
+        print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root))}")
+        return 0
+    if arguments.action == "check":
+        root = arguments.path or datasets.locate(arguments.name)
+        report = datasets.check(arguments.name, root, published=arguments.name != "folder")
+        print(report.to_string(index=False))
+        for sentence in datasets.problems(report):
+            print(sentence, file=sys.stderr)
+        return 0 if report.ok.all() else 1
+    root = datasets.locate(arguments.name)
+    layout = "sysu" if (root / "exp").is_dir() else "regdb" if (root / "idx").is_dir() else "folder"
+    table = datasets.read(layout, root)
+    counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
+    print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
+    print(counts.to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

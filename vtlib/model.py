@@ -1,0 +1,177 @@
+"""S1's dual-path attention network: modality-specific stage 0 and 1, position attention, a shared trunk, a BN neck."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+class Output(NamedTuple):
+    """What the network gives for a batch of B images."""
+
+    pooled: Tensor  # (B, D) after pooling, before the BN neck: where the metric losses act
+    features: Tensor  # (B, D) after the BN neck: normalised, the retrieval feature
+    logits: Tensor  # (B, C)
+
+
+class PositionAttention(nn.Module):
+    """Position attention, S1 Eq. 1-2: E_j = alpha * sum_i S_ji D_i + A_j, S_ji = softmax_i(B_i . C_j).
+
+    Three 1x1 convolutions give B, C, D; no 1/sqrt(d); alpha starts at 0, so that the module starts as the identity.
+    open: `reduction` divides the width of B and C (paper: 1; dual-attention code often 8).
+    """
+
+    def __init__(self, channels: int, reduction: int = 1):
+        super().__init__()
+        if channels % reduction:
+            raise ValueError(f"attention_reduction {reduction} does not divide the {channels} channels of stage 1")
+        self.b = nn.Conv2d(channels, channels // reduction, 1)
+        self.c = nn.Conv2d(channels, channels // reduction, 1)
+        self.d = nn.Conv2d(channels, channels, 1)
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W). Fused: memory grows with H*W, not with its square."""
+        b, c, d = (conv(x).flatten(2).mT[:, None] for conv in (self.b, self.c, self.d))  # (B, 1, N, C)
+        context = F.scaled_dot_product_attention(query=c, key=b, value=d, scale=1.0)
+        return self.alpha * context[:, 0].mT.reshape(x.shape) + x
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        """S itself, (B, N, N) with rows j that sum to 1: for drawing only, 27 MB an image at 288x144."""
+        return (self.c(x).flatten(2).mT @ self.b(x).flatten(2)).softmax(-1)
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling (B, C, H, W) -> (B, C): mean(x^p)^(1/p). Source: Radenovic et al. 2018, Eq. 3."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # x^p leaves the range of half precision
+            return x.float().clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+
+
+def thin_resnet() -> ResNet:
+    """ResNet with one basic block a stage and 32, 64, 128, 256 channels (1.2 M parameters): a backbone for CPUs."""
+    net = ResNet(BasicBlock, [1, 1, 1, 1])
+    net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), 32
+    for stage, (width, stride) in enumerate([(32, 1), (64, 2), (128, 2), (256, 2)], start=1):
+        setattr(net, f"layer{stage}", net._make_layer(BasicBlock, width, 1, stride))
+    net.fc = nn.Linear(256, 1000)
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+# ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
+FAMILY = ("resnet", "resnext", "wide_resnet")
+BACKBONES = ("thin", *(n for n in torchvision.models.list_models(torchvision.models) if n.startswith(FAMILY)))
+
+
+def load_backbone(name: str, weights: str) -> ResNet:
+    """A torchvision ResNet by name, or "thin", started from `weights`: "none", "imagenet" or a file of a state dict.
+
+    Raises: ValueError if the weights do not exist for, or do not fit, this backbone; RuntimeError if their download
+    fails; FileNotFoundError naming a missing file.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(BACKBONES)}")
+    if weights == "imagenet" and name != "thin":
+        enum = torchvision.models.get_model_weights(name)
+        try:
+            return torchvision.models.get_model(name, weights=enum.DEFAULT)
+        except OSError as error:
+            raise RuntimeError(
+                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.DEFAULT.url} "
+                "elsewhere and give its path as weights=PATH, or train from scratch with weights=none"
+            ) from error
+    if weights == "imagenet":
+        raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
+    net = thin_resnet() if name == "thin" else torchvision.models.get_model(name, weights=None)
+    return net if weights == "none" else load_state(net, Path(weights), name)
+
+
+def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
+    """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state: Mapping[str, Tensor] = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    own = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
+    if wrong:
+        raise ValueError(f"weights file {path} does not fit {name}: {wrong[0]} is missing or has another shape")
+    net.load_state_dict({k: state[k] for k in own}, strict=False)
+    return net
+
+
+class TwoStreamNet(nn.Module):
+    """Two-stream ResNet: stage 0-1 (and attention) once per modality, stage 2-4, pooling and BN neck shared.
+
+    Source: S1 sections 3.1 and Figure 1; neck: Luo et al. 2019. open: last stride 1, GeM pooling with p = 3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet50",
+        weights: str = "none",
+        attention: bool = True,
+        attention_reduction: int = 1,
+        pooling: str = "gem",
+        gem_p: float = 3.0,
+        last_stride: int = 1,
+    ):
+        super().__init__()
+        first, second = (load_backbone(backbone, weights) for _ in range(2))
+        second.load_state_dict(first.state_dict())  # both streams start alike, also without weights
+        self.specific = nn.ModuleList(specific_stages(net, attention, attention_reduction) for net in (first, second))
+        if last_stride == 1:
+            remove_stride(first.layer4[0])
+        self.shared = nn.Sequential(first.layer2, first.layer3, first.layer4)
+        self.pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.dim = first.fc.in_features
+        self.neck = nn.BatchNorm1d(self.dim)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(self.dim, num_classes, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, images: Tensor, modality: Tensor) -> Output:
+        """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both."""
+        maps = self.shared(self.stage1(images, modality))  # (B, D, h, w)
+        pooled = self.pool(maps)
+        features = self.neck(pooled)
+        return Output(pooled, features, self.classifier(features))
+
+    def stage1(self, images: Tensor, modality: Tensor) -> Tensor:
+        """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""
+        order = [(modality == m).nonzero()[:, 0] for m in (0, 1)]
+        parts = [stream(images[rows]) for stream, rows in zip(self.specific, order, strict=True) if len(rows)]
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def specific_stages(net: ResNet, attention: bool, reduction: int) -> nn.Sequential:
+    """Stage 0 and stage 1 of a ResNet, followed by position attention where asked for."""
+    last = net.layer1[-1]
+    channels = (last.conv3 if isinstance(last, Bottleneck) else last.conv2).out_channels
+    tail = [PositionAttention(channels, reduction)] if attention else []
+    return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, *tail)
+
+
+def remove_stride(block: nn.Module) -> None:
+    """Let the first block of stage 4 keep its resolution: the last map is twice as high and wide."""
+    for m in block.modules():
+        if isinstance(m, nn.Conv2d):
+            m.stride = (1, 1)

@@ -1,0 +1,132 @@
+"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+RIGHT, WRONG = "#2a9d3a", "#c8382e"
+
+
+def figure(
+    rows: int = 1, columns: int = 1, width: float = 4.2, height: float = 3.0, **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, columns) in the house style; closed, so that a notebook shows it once."""
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **options
+        )
+    plt.close(fig)
+    return fig, axes
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss terms, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
+    other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds", "val_cmdc"}
+    terms = [c for c in history if c not in other]
+    fig, ((left, middle, right),) = figure(1, 3, width=3.6)
+    for term in terms:
+        left.plot(history.epoch, history[term], label=term)
+    left.set(title="loss terms, unweighted", xlabel="epoch", ylim=(0, None))
+    left.legend(frameon=False)
+    middle.plot(history.epoch, history.grad_norm, color="0.3")
+    middle.set(title="gradient norm", xlabel="epoch", ylim=(0, None))
+    right.step(history.epoch, history.lr, where="mid", color="0.3")
+    right.set(title="learning rate", xlabel="epoch", yscale="log")
+    return fig
+
+
+def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
+    """Every run as a point beside its row's mean, a panel a metric. table: row, metric, value (percent)."""
+    fig, axes = figure(1, len(metrics), width=3.6, height=0.5 * table.row.nunique() + 1.2, sharey=True)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        part = table[table.metric == metric]
+        sns.stripplot(part, x="value", y="row", ax=ax, color="0.4", size=4, jitter=False)
+        sns.pointplot(part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, color="#1f6fb2")
+        ax.set(title=metric, xlabel="percent", ylabel="")
+    fig.suptitle(title)
+    return fig
+
+
+def lambda_sweep(table: pd.DataFrame, title: str) -> Figure:
+    """Rank-1 and mAP over the weight of CMDC (S1 Figure 4). table: lambda, metric, value (percent), a row a run."""
+    fig, ((ax,),) = figure(width=5.0)
+    sns.lineplot(table, x="lambda", y="value", hue="metric", style="metric", markers=True, errorbar="sd", ax=ax)
+    ax.set(title=title, xlabel="lambda, the weight of CMDC", ylabel="percent")
+    ax.legend(frameon=False, title=None)
+    return fig
+
+
+def convergence(table: pd.DataFrame) -> Figure:
+    """CMDC by epoch, training and validation side by side (S1 Figure 5). table: layout, part, epoch, cmdc."""
+    fig, axes = figure(1, 2, sharey=False)
+    for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=True):
+        sns.lineplot(rows, x="epoch", y="cmdc", hue="layout", ax=ax)
+        ax.set(title=f"CMDC, {part}", ylabel="", ylim=(0, None))
+        ax.legend(frameon=False, title=None)
+    return fig
+
+
+def tsne(points: pd.DataFrame, title: str) -> Figure:
+    """A two-dimensional embedding. points: x, y, pid, modality (0, 1), panel; one panel side by side for each value."""
+    panels = list(dict.fromkeys(points.panel))
+    fig, axes = figure(1, len(panels), width=4.0, height=3.8)
+    pids = sorted(points.pid.unique())
+    colour = dict(zip(pids, sns.color_palette("husl", len(pids)), strict=True))
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for modality, (name, marker) in enumerate((("visible", "o"), ("thermal", "^"))):
+            part = points[(points.panel == panel) & (points.modality == modality)]
+            ax.scatter(part.x, part.y, c=[colour[p] for p in part.pid], marker=marker, s=22, label=name, linewidths=0)
+        ax.set(title=panel, xticks=[], yticks=[])
+        ax.grid(False)
+    axes[0, 0].legend(frameon=False, loc="best")
+    fig.suptitle(title)
+    return fig
+
+
+def sheet(pixels: np.ndarray, columns: int, titles: list[str] | None = None) -> Figure:
+    """Images (n, 3, H, W) uint8 in rows of `columns`, each with a title."""
+    rows = -(-len(pixels) // columns)
+    height = 1.1 * pixels.shape[2] / pixels.shape[3] + (0.25 if titles else 0)
+    fig, axes = figure(rows, columns, width=1.1, height=height)
+    for i, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if i < len(pixels):
+            ax.imshow(pixels[i].transpose(1, 2, 0))
+            ax.set_title(titles[i] if titles else "", fontsize=7)
+    return fig
+
+
+def retrievals(
+    pixels: np.ndarray, queries: np.ndarray, found: np.ndarray, right: np.ndarray, names: list[str]
+) -> Figure:
+    """Queries with what they found, nearest first, framed green where it is the same person.
+
+    Args: pixels (N, 3, H, W) uint8; queries (n,) rows; found (n, k) rows, -1 for none; right (n, k) bool; names (n,).
+    """
+    n, k = found.shape
+    fig, axes = figure(n, k + 1, width=0.85, height=0.85 * pixels.shape[2] / pixels.shape[3] + 0.15)
+    for i in range(n):
+        axes[i, 0].imshow(pixels[queries[i]].transpose(1, 2, 0))
+        axes[i, 0].set_title(names[i], fontsize=7)
+        for j in range(k):
+            if found[i, j] >= 0:
+                axes[i, j + 1].imshow(pixels[found[i, j]].transpose(1, 2, 0))
+            for spine in axes[i, j + 1].spines.values():
+                spine.set(visible=True, color=RIGHT if right[i, j] else WRONG, linewidth=2.5)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return fig
+
+
+def save(fig: Figure, path: Path) -> Path:
+    """Write a figure as PNG beside a PDF of the same name; returns the PNG's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path.with_suffix(".pdf"))
+    fig.savefig(path.with_suffix(".png"), dpi=150)
+    return path.with_suffix(".png")

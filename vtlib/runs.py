@@ -1,0 +1,288 @@
+"""The store of results: run(experiment) loads a finished run or makes it; collect(runs) gives tidy tables.
+
+A run's folder holds experiment.json, history.jsonl, features.safetensors (test set), model.safetensors and, written
+last and atomically, metrics.json: the only sign of "done".
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import __version__, datasets, evaluate, train
+from . import images as im
+from .config import NOT_HASHED, Experiment
+from .model import TwoStreamNet
+
+METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
+
+
+def results_root() -> Path:
+    """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
+    return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk."""
+
+    experiment: Experiment
+    folder: Path
+
+    @cached_property
+    def metrics(self) -> dict:
+        """metrics.json: protocols (name -> one record a trial), seconds, data_digest, versions, device, commit."""
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch, as train.fit wrote it."""
+        return pd.read_json(self.folder / "history.jsonl", lines=True)
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        """Test set: features (N, D) L2-normalised, pid, cam, modality, number, row (N,) in the data's table."""
+        return load_file(self.folder / "features.safetensors")
+
+    def trials(self, protocol: str) -> pd.DataFrame:
+        """One row a trial (SYSU-MM01) or the direction (RegDB) of a protocol."""
+        if protocol not in self.metrics["protocols"]:
+            raise ValueError(
+                f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(self.metrics['protocols'])}"
+            )
+        return pd.DataFrame(self.metrics["protocols"][protocol])
+
+    def net(self) -> TwoStreamNet:
+        """The trained network in evaluation mode on the CPU."""
+        state = load_file(self.folder / "model.safetensors")
+        fresh = self.experiment.but(weights="none")  # the start is overwritten: nothing to download
+        net = train.make_net(fresh, len(state["classifier.weight"]))
+        net.load_state_dict(state)
+        return net.eval()
+
+
+def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
+    """Table and decoded images of an experiment's data; its training and validation identities as it wants them."""
+    root = datasets.locate(experiment.data)
+    table = datasets.read(experiment.dataset, root, split=experiment.split)
+    store = im.store(table, root, experiment.height, experiment.width)
+    if experiment.train_on == "train+val":
+        table = table.assign(split=table.split.replace("val", "train"))
+    if experiment.validation_identities:
+        table = datasets.hold_out(table, experiment.validation_identities)
+    return table, store
+
+
+def run(experiment: Experiment) -> Run:
+    """The run of an experiment: loaded if it is finished, else trained (or gone on with), evaluated and written.
+
+    A second process that asks for the same run waits for the first. A finished run whose data has changed since is
+    set aside under another name, never read and never deleted.
+    """
+    folder = results_root() / experiment.profile / "runs" / experiment.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder.with_suffix(".lock")):
+        if (folder / "metrics.json").is_file():
+            done = Run(experiment, folder)
+            if is_current(done):
+                return done
+            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+            folder.mkdir()
+        make(experiment, folder)
+    return Run(experiment, folder)
+
+
+def is_current(done: Run) -> bool:
+    """Whether a finished run is of these very fields and, where the data is at hand, of this very data."""
+    fields = done.experiment.model_dump(mode="json", exclude=NOT_HASHED)
+    stored = json.loads((done.folder / "experiment.json").read_text())
+    if any(stored.get(k, Experiment.model_fields[k].default) != v for k, v in fields.items()):
+        return False  # a default has changed since
+    try:
+        store = load_data(done.experiment)[1]
+    except FileNotFoundError:
+        return True  # results may travel without their data
+    return store.digest == done.metrics["data_digest"]
+
+
+def make(experiment: Experiment, folder: Path) -> None:
+    """Train, extract, evaluate, write: metrics.json last."""
+    start = time.perf_counter()
+    write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+    table, store = load_data(experiment)
+    net = train.fit(experiment, table, store.pixels, folder, digest=store.digest)
+    test = table[table.split == "test"]
+    features = extract(net, test, store)
+    columns = {c: torch.tensor(test[c].to_numpy()) for c in ("pid", "cam", "modality", "number")}
+    rows = torch.tensor(test.index.to_numpy())
+    save_file({"features": features, "row": rows, **columns}, folder / "features.tmp")
+    os.replace(folder / "features.tmp", folder / "features.safetensors")
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    save_file(state, folder / "model.tmp", metadata={"experiment": experiment.model_dump_json()})
+    os.replace(folder / "model.tmp", folder / "model.safetensors")
+    protocols = {name: frame.to_dict("records") for name, frame in protocol_tables(experiment, features, test).items()}
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    write_json(
+        folder / "metrics.json",
+        {
+            "run_id": experiment.run_id,
+            "protocols": protocols,
+            "data_digest": store.digest,
+            "seed": experiment.seed,
+            "train_seconds": sum(row["seconds"] for row in history),
+            "last_session_seconds": time.perf_counter() - start,
+            "parameters": sum(p.numel() for p in net.parameters()),
+            **environment(experiment),
+        },
+    )
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def extract(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
+    """Features (n, D) of some rows of a table, whose index points into the store."""
+    return evaluate.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
+
+
+def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every protocol of the experiment's layout, by name: the name says all that a number depends on."""
+    if experiment.dataset == "sysu":
+        return sysu_tables(experiment, features, test)
+    visible, thermal = (np.flatnonzero(test.modality == m) for m in (0, 1))
+    similarity = evaluate.similarity_matrix(features[visible], features[thermal])
+    frames, pids, exclude = test.frame.to_numpy(), test.pid.to_numpy(), None
+    if experiment.dataset == "folder":  # the partner of the same instant gives the answer away by pose
+        known = (frames[visible] != "")[:, None] & (pids[visible][:, None] == pids[thermal])
+        exclude = torch.from_numpy(known & (frames[visible][:, None] == frames[thermal]))
+    both = evaluate.both_directions(similarity, pids[visible], pids[thermal], exclude)
+    return {f"{experiment.dataset} {d}": both[both.direction == d] for d in both.direction}
+
+
+def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """all / indoor search, 1 and (where every set has ten images) 10 shots, official and community galleries."""
+    columns = [test[c].to_numpy() for c in ("pid", "cam", "number")]
+    path = datasets.locate(experiment.data) / "exp" / "rand_perm_cam.mat"
+    permutations = datasets.sysu_permutations(path) if path.is_file() else None
+    galleries = ["community"] if permutations is None else ["official", "community"]
+    fewest = test[test.modality == 0].groupby(["pid", "cam"]).size().min()
+    return {
+        f"sysu {mode} {shots}-shot {gallery}": evaluate.sysu(
+            features,
+            *columns,
+            mode=mode,
+            shots=shots,
+            gallery=gallery,
+            permutations=permutations,
+            trials=experiment.trials,
+        )
+        for mode in evaluate.GALLERY_CAMERAS
+        for shots in (1, 10)
+        for gallery in galleries
+        if shots <= fewest
+    }
+
+
+def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[str, pd.DataFrame]:
+    """Both directions of a run's network on the test rows of a plain folder of images, same-instant pairs left out.
+
+    Args: histograms: the untrained baseline on the same images instead of the network.
+    """
+    experiment = run.experiment.but(dataset="folder", data=str(root), validation_identities=0)
+    table, store = load_data(experiment)
+    test = table[table.split == "test"]
+    if histograms:
+        features = evaluate.gradient_histogram(store.pixels[test.index.to_numpy()])
+    else:
+        features = extract(run.net(), test, store)
+    return protocol_tables(experiment, features, test)
+
+
+def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
+    """The thermal test images that find their person worst among all visible ones, as arguments of plots.retrievals."""
+    store = load_data(run.experiment)[1]
+    row, cam, pid = (run.features[c].numpy() for c in ("row", "cam", "pid"))
+    visible, thermal = (np.flatnonzero(run.features["modality"].numpy() == m) for m in (0, 1))
+    similarity = evaluate.similarity_matrix(run.features["features"][thermal], run.features["features"][visible])
+    blind = (cam[thermal] == 3)[:, None] & (cam[visible] == 2) & (run.experiment.dataset == "sysu")
+    chosen, found, right = evaluate.hardest(
+        similarity, pid[thermal], pid[visible], torch.from_numpy(blind), queries, top
+    )
+    names = [f"identity {p}, camera {c}" for p, c in zip(pid[thermal][chosen], cam[thermal][chosen], strict=True)]
+    return {
+        "pixels": store.pixels,
+        "queries": row[thermal][chosen],
+        "found": row[visible][found],
+        "right": right,
+        "names": names,
+    }
+
+
+def environment(experiment: Experiment) -> dict:
+    """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
+    device = train.pick_device(experiment.device)
+    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
+    return {
+        "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
+        "device": f"{device}: {name}",
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str:
+    """The commit of the code, with + where files differ from it; "" outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
+    """Tidy frame, one row a run and protocol: the mean over its trials of each metric, fractions.
+
+    Columns: run_id, method, dataset, data, split, seed, protocol, trials, the metrics, and `<metric>_sd` over trials.
+    """
+    rows = []
+    for r in runs:
+        e = r.experiment
+        for name in [protocol] if protocol else r.metrics["protocols"]:
+            trials = r.trials(name)
+            names = {c: getattr(e, c) for c in ("run_id", "method", "dataset", "data", "split", "seed")}
+            spread = {f"{m}_sd": trials[m].std(ddof=1) if len(trials) > 1 else float("nan") for m in METRICS}
+            rows.append({**names, "protocol": name, "trials": len(trials), **trials[METRICS].mean(), **spread})
+    return pd.DataFrame(rows)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write atomically: the file is whole or absent."""
+    part = path.with_suffix(".tmp")
+    part.write_text(json.dumps(value, indent=1))
+    os.replace(part, path)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a file lock; the system lets it go if the process dies."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,211 @@
+"""fit(): the training loop, the only place with backward(). Stops and goes on at any epoch, bit-equal on a CPU."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import images as im
+from .config import Experiment
+from .losses import LOSSES, cmdc
+from .model import Output, TwoStreamNet
+
+CHECK_EVERY = 10  # steps between looks at the losses: a look makes a GPU wait
+
+
+def pick_device(name: str = "auto") -> str:
+    """The torch device of a run: `auto` is the first GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def loss_terms(out: Output, labels: Tensor, modality: Tensor, losses: dict[str, dict]) -> Tensor:
+    """Every loss of an experiment, unweighted, (T,) in the order of `losses`."""
+    terms = []
+    for name, options in losses.items():
+        reads = out.logits if name == "id" else getattr(out, options.get("on", "pooled"))
+        arguments = {k: v for k, v in options.items() if k not in ("weight", "on")}
+        terms.append(LOSSES[name](reads.float(), labels, modality, **arguments))
+    return torch.stack(terms)
+
+
+def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
+    """The network of an experiment; its random start is fixed by the seed."""
+    torch.manual_seed(experiment.seed)
+    names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
+    return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names})
+
+
+def make_optimizer(experiment: Experiment, net: TwoStreamNet) -> torch.optim.SGD:
+    """SGD (S1 section 4.1.3); the backbone learns at `backbone_lr_factor` of the rate."""
+    fresh = ("classifier.", "neck.", "specific.0.5.", "specific.1.5.")  # stage 5 of a stream is the attention
+    slow = [p for n, p in net.named_parameters() if not n.startswith(fresh)]
+    fast = [p for n, p in net.named_parameters() if n.startswith(fresh) and p.requires_grad]
+    groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
+    return torch.optim.SGD(
+        groups,
+        lr=experiment.lr,
+        momentum=experiment.momentum,
+        weight_decay=experiment.weight_decay,
+        nesterov=experiment.nesterov,
+    )
+
+
+def learning_rate(experiment: Experiment, epoch: int) -> float:
+    """Rate of a 0-based epoch: linear warm-up, then times gamma from each milestone on (the field's schedule)."""
+    warm = min(1.0, (epoch + 1) / experiment.warmup_epochs) if experiment.warmup_epochs else 1.0
+    return experiment.lr * warm * experiment.gamma ** sum(epoch >= m for m in experiment.milestones)
+
+
+def make_sampler(experiment: Experiment, rows: pd.DataFrame) -> im.PKSampler:
+    """P x K sampler of the training rows; an epoch passes over the larger modality once unless told otherwise."""
+    p, k = experiment.identities_per_batch, experiment.images_per_identity
+    steps = experiment.steps_per_epoch or max(1, int(rows.modality.value_counts().max()) // (p * k))
+    return im.PKSampler(rows.pid.to_numpy(), rows.modality.to_numpy(), p, k, steps, experiment.seed)
+
+
+class Batches:
+    """Batches of one part of a data set: index rows -> images (B, 3, H, W), labels (B,), modality (B,) on a device."""
+
+    def __init__(self, rows: pd.DataFrame, pixels: np.ndarray, device: str):
+        self.rows, self.pixels, self.device = rows.index.to_numpy(), pixels, device
+        self.labels = torch.tensor(pd.factorize(rows.pid, sort=True)[0], device=device)  # (n,) 0..C-1
+        self.modality = torch.tensor(rows.modality.to_numpy(), device=device)
+
+    def __call__(self, index: np.ndarray, prepare: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        batch = torch.from_numpy(self.pixels[self.rows[index]]).to(self.device)  # (B, 3, H, W) uint8
+        where = torch.from_numpy(index).to(self.device)
+        images = prepare(batch).contiguous(memory_format=torch.channels_last)
+        return images, self.labels[where], self.modality[where]
+
+
+def fit(
+    experiment: Experiment,
+    table: pd.DataFrame,
+    pixels: np.ndarray,
+    folder: Path,
+    *,
+    digest: str = "",
+    on_epoch: Callable[[dict], None] | None = None,
+) -> TwoStreamNet:
+    """Train an experiment's network and keep its history in `folder/history.jsonl`, a row an epoch.
+
+    A row has epoch, lr, loss, every term unweighted, grad_norm, images_per_second, seconds and, where there are
+    validation identities, val_cmdc. After each epoch `folder/checkpoint.pt` is replaced;
+    where it is found at the start, training goes on from it.
+
+    Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; digest of that data;
+        on_epoch: called with each row.
+    Returns: the trained network on its device.
+    Raises: FloatingPointError naming epoch, step and term if a loss is not finite.
+    """
+    device = pick_device(experiment.device)
+    train, val = table[table.split == "train"], table[table.split == "val"]
+    sampler, batches = make_sampler(experiment, train), Batches(train, pixels, device)
+    net = make_net(experiment, train.pid.nunique()).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(experiment, net)
+    history = resume(folder, net, optimizer, digest)
+    with tqdm(total=experiment.epochs, initial=len(history), desc=bar_title(experiment), unit="epoch") as bar:
+        for epoch in range(len(history), experiment.epochs):
+            row = train_epoch(experiment, net, optimizer, sampler, batches, epoch)
+            if len(val):
+                row["val_cmdc"] = validation_cmdc(experiment, net, val, Batches(val, pixels, device))
+            history.append(row)
+            checkpoint(folder, net, optimizer, history, digest)
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", rate=f"{row['images_per_second']:.0f} images/s")
+            if on_epoch:
+                on_epoch(row)
+    return net
+
+
+def bar_title(experiment: Experiment) -> str:
+    return f"{experiment.method} {experiment.dataset} seed {experiment.seed}"
+
+
+def train_epoch(experiment, net, optimizer, sampler, batches: Batches, epoch: int) -> dict:
+    """One epoch; returns its row of the history, means over the steps."""
+    net.train()
+    torch.manual_seed(experiment.seed * 100_003 + epoch)  # nothing may depend on what ran before this epoch
+    lr = learning_rate(experiment, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+    names = list(experiment.losses)
+    weights = torch.tensor([experiment.losses[n]["weight"] for n in names], device=batches.device)
+    draws = torch.Generator().manual_seed(experiment.seed * 100_003 + epoch)
+    seen, start, log = 0, time.perf_counter(), []
+    for step, index in enumerate(sampler.epoch(epoch)):
+        numbers = im.draw(len(index), draws)
+        images, labels, modality = batches(index, lambda x, r=numbers: augment(experiment, x, r))
+        terms = loss_terms(net(images, modality), labels, modality, experiment.losses)
+        optimizer.zero_grad(set_to_none=True)
+        (terms * weights).sum().backward()
+        norm = torch.nn.utils.get_total_norm(p.grad for p in net.parameters() if p.grad is not None)
+        log.append(torch.cat([terms.detach(), norm[None]]))
+        seen += len(index)
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == sampler.steps:
+            stop_if_not_finite(log[-CHECK_EVERY:], names, epoch, step + 1)
+        optimizer.step()
+    seconds = time.perf_counter() - start
+    means = torch.stack(log).double().mean(0).tolist()
+    row = {"epoch": epoch + 1, "lr": lr, "loss": sum(w * m for w, m in zip(weights.tolist(), means, strict=False))}
+    row |= dict(zip([*names, "grad_norm"], means, strict=True))
+    return row | {"images_per_second": seen / seconds, "seconds": seconds}
+
+
+def augment(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
+    return im.augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
+
+
+def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: int) -> None:
+    """Look at the latest steps at once: each look is one transfer from the device."""
+    bad = (~torch.isfinite(torch.stack(log))).nonzero()
+    if len(bad):
+        step, term = bad[0].tolist()
+        what = f"loss {names[term]!r}" if term < len(names) else "the gradient"
+        raise FloatingPointError(
+            f"{what} is not finite at epoch {epoch + 1}, step {last - len(log) + step + 1}: lower lr or its weight"
+        )
+
+
+@torch.inference_mode()
+def validation_cmdc(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> float:
+    """Mean CMDC (S1 Eq. 4, Figure 5b) over fixed batches of the validation identities, network in evaluation mode."""
+    net.eval()
+    p, k = min(experiment.identities_per_batch, val.pid.nunique()), experiment.images_per_identity
+    sampler = im.PKSampler(val.pid.to_numpy(), val.modality.to_numpy(), p, k, steps=-(-val.pid.nunique() // p), seed=0)
+    margin = experiment.losses.get("cmdc", {}).get("margin", 0.3)
+    values = []
+    for index in sampler.epoch(0):
+        images, labels, modality = batches(index, im.normalise)
+        values.append(cmdc(net(images, modality).pooled.float(), labels, modality, margin=margin))
+    return torch.stack(values).mean().item()
+
+
+def checkpoint(folder: Path, net: nn.Module, optimizer, history: list[dict], digest: str) -> None:
+    """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint."""
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "digest": digest}
+    torch.save(state, folder / "checkpoint.tmp")
+    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+    text = "".join(json.dumps(row) + "\n" for row in history)
+    (folder / "history.tmp").write_text(text)
+    os.replace(folder / "history.tmp", folder / "history.jsonl")
+
+
+def resume(folder: Path, net: nn.Module, optimizer, digest: str) -> list[dict]:
+    """Fill network and optimizer from the folder's checkpoint; returns its history, [] where there is none to use."""
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        return []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["digest"] != digest:  # of other data: begin anew
+        return []
+    net.load_state_dict(state["net"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]
