@@ -28,7 +28,7 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"dataset": "sysy"}, "dataset: "),
         ({"dataset": "folder"}, "data: Field required"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
-        ({"losses.cmdc.on": "logits"}, "losses.cmdc.on is 'logits': choose pooled or features"),
+        ({"metric_on": "logits"}, "metric_on: "),
         ({"losses.cmdc": 3.0}, "losses.cmdc: "),
         ({"losses.cmdc.weight.x": 3.0}, "losses.cmdc.weight is a value"),
         ({"pooling": "max"}, "pooling: "),
@@ -56,7 +56,8 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
     changed = {
         "seed": 5, "dataset": "folder", "data": "x", "split": 2, "train_on": "train+val", "validation_identities": 3,
         "height": 64, "width": 32, "backbone": "resnet18", "weights": "w.pt", "attention": True,
-        "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2, "losses": {"id": {"weight": 1.0}},
+        "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2,
+        "losses": {"id": {"weight": 1.0}}, "metric_on": "features",
         "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
         "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,
         "milestones": [1, 2, 3], "gamma": 0.5, "pad": 1, "flip": 0.1, "erase": 0.5, "trials": 3,

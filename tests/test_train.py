@@ -43,7 +43,18 @@ def test_history_has_every_term_and_the_schedule(tiny, tmp_path):
     fit(tiny, tmp_path / "a", on_epoch=seen.append)
     history = pd.read_json(tmp_path / "a" / "history.jsonl", lines=True)
     assert list(history.epoch) == [1, 2, 3, 4] and len(seen) == 4
-    wanted = {"lr", "loss", "id", "cmdc", "grad_norm", "images_per_second", "seconds", "val_cmdc"}
+    wanted = {
+        "lr",
+        "loss",
+        "id",
+        "cmdc",
+        "grad_norm",
+        "images_per_second",
+        "seconds",
+        "val_cmdc",
+        "val_rank1",
+        "val_mAP",
+    }
     assert wanted <= set(history) and np.isfinite(history.to_numpy()).all()
     np.testing.assert_allclose(history.loss, history.id + 3.0 * history.cmdc, rtol=1e-5)
     np.testing.assert_allclose(history.lr, [train.learning_rate(tiny[0], e) for e in range(4)])

@@ -44,8 +44,9 @@ class Experiment(BaseModel):
     gem_p: float = Field(3.0, ge=1.0)  # 10, as some public code has it for RegDB, fails on SYSU-MM01
     last_stride: Literal[1, 2] = 1
 
-    # losses: name -> weight, arguments, and what it reads
+    # losses: name -> weight and arguments
     losses: dict[str, dict[str, bool | float | str]]
+    metric_on: Literal["pooled", "features"] = "pooled"  # open: metric losses read features before or after the neck
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
     epochs: int = Field(60, ge=1)
@@ -76,12 +77,10 @@ class Experiment(BaseModel):
                 raise ValueError(unknown("loss", name, LOSSES))
             known = {p.name for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
             for argument in term:
-                if argument not in known | {"weight", "on"}:
-                    raise ValueError(unknown(f"argument of loss {name}", argument, known | {"weight", "on"}))
+                if argument not in known | {"weight"}:
+                    raise ValueError(unknown(f"argument of loss {name}", argument, known | {"weight"}))
             if not isinstance(term.get("weight"), float):
                 raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
-            if term.get("on", "pooled") not in ("pooled", "features"):
-                raise ValueError(f"losses.{name}.on is {term['on']!r}: choose pooled or features")
         return self
 
     @property

@@ -222,7 +222,7 @@ def both_directions(similarity: Tensor, visible_pids, thermal_pids, exclude=None
 
 
 def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queries: int, top: int):
-    """The queries with the lowest average precision and what they found: for looking at.
+    """The queries with the lowest average precision, one of each person, and what they found: for looking at.
 
     Returns: rows of the queries (n,), columns of the gallery (n, top) nearest first, whether each is a match (n, top).
     """
@@ -230,7 +230,9 @@ def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queri
     rank, match = ranks(similarity, query_pids, gallery_pids, exclude)
     valid = match.any(1).nonzero()[:, 0]
     precision = torch.stack([average_precision_and_inp(rank[q : q + 1], match[q : q + 1])[0] for q in valid.tolist()])
-    chosen = valid[precision.argsort(stable=True)[:queries]]
+    worst = valid[precision.argsort(stable=True)]
+    first = pd.Series(query_pids[worst].numpy()).drop_duplicates().index[:queries]
+    chosen = worst[torch.tensor(first)]
     found = rank[chosen].argsort(dim=1)[:, :top]
     return chosen.numpy(), found.numpy(), match[chosen].gather(1, found).numpy()
 

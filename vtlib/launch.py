@@ -44,14 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     sub = add("all", everything, help="data, suite, every notebook, and a summary: what run_all.sh runs")
     sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
     sub.add_argument("--jobs", type=int, default=0, help="as for suite")
-    sub = add("data", data, help="make, check or describe a data set")
-    sub.add_argument("action", choices=["make", "check", "describe"])
-    sub.add_argument(
-        "name", help="make: a SynVT preset; check: sysu, regdb or folder; describe: a folder of the data root"
-    )
-    sub.add_argument(
-        "path", nargs="?", type=Path, help="check: the set's folder; make: where to, default the data root"
-    )
+    sub = add("data", data, help="make, check, describe or show a data set")
+    sub.add_argument("action", choices=["make", "check", "describe", "show"])
+    sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
+    sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
     arguments = parser.parse_args(argv)
     try:
         return arguments.call(arguments) or 0
@@ -132,10 +128,12 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
 
     from .runs import results_root, write_json
 
-    declared = {name: p["inferred_type_name"] for name, p in papermill.inspect_notebook(str(path)).items()}
-    check_parameters(str(path), declared, given)
+    known = papermill.inspect_notebook(str(path))
+    check_parameters(str(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
+    default = ast.literal_eval(known["profile"]["default"]) if "profile" in known else "auto"
+    profile = resolve_profile(str(given.get("profile", default)))
 
-    folder = results_root() / resolve_profile(str(given.get("profile", "auto"))) / "notebooks"
+    folder = results_root() / profile / "notebooks"
     label = "".join(f"-{k}={v}" for k, v in sorted(given.items()) if k != "profile").replace("/", "_").replace(" ", "")
     target, stamp = folder / f"{path.stem}{label}.ipynb", folder / f"{path.stem}{label}.json"
     key = content_key(path, given)
@@ -286,10 +284,33 @@ def data(arguments) -> int:
     root = datasets.locate(arguments.name)
     layout = "sysu" if (root / "exp").is_dir() else "regdb" if (root / "idx").is_dir() else "folder"
     table = datasets.read(layout, root)
+    if arguments.action == "show":
+        show(table, root, arguments.path or Path(f"{root.name}.png"))
+        return 0
     counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
     print(counts.to_string())
     return 0
+
+
+def show(table, root: Path, target: Path, people: int = 14) -> None:
+    """A picture of the first people of a set: a column each, a row for each camera, visible ones first."""
+    import numpy as np
+    from PIL import Image
+
+    from . import images
+
+    chosen = table[table.pid.isin(table.pid.drop_duplicates()[:people])].drop_duplicates(["cam", "pid"])
+    chosen = chosen.sort_values(["modality", "cam", "pid"]).reset_index(drop=True)
+    with tempfile.TemporaryDirectory() as cache:
+        tiles = images.store(chosen, root, 128, 64, cache=Path(cache)).pixels.transpose(0, 2, 3, 1)
+        columns = chosen.pid.rank(method="dense").astype(int).to_numpy() - 1
+        rows = chosen.groupby(["modality", "cam"]).ngroup().to_numpy()
+        sheet = np.full((rows.max() + 1, columns.max() + 1, 128, 64, 3), 255, np.uint8)
+        sheet[rows, columns] = tiles
+    image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
+    image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
+    print(f"{target}: {image.width} x {image.height}")
 
 
 if __name__ == "__main__":

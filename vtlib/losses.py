@@ -116,7 +116,7 @@ def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Ten
     return (features - centre[modality.long(), index]).square().sum(1).mean() / 2
 
 
-# name -> loss; `id` reads the classifier's logits, every other one the pooled features (methods.py can say otherwise)
+# name -> loss; `id` reads the classifier's logits, every other one the features that Experiment.metric_on names
 LOSSES = {
     "id": identity,
     "batch_hard_triplet": batch_hard_triplet,

@@ -1,7 +1,7 @@
 """The named systems of the papers as data: model options and loss terms, one entry each.
 
 An entry sets fields of config.Experiment. A term is `name: {"weight": w, **arguments of the loss}`, names as in
-losses.LOSSES; `on` says what a metric loss reads: "pooled" (default) or "features" (after the BN neck).
+losses.LOSSES.
 """
 
 IDENTITY = {"id": {"weight": 1.0, "smoothing": 0.1}}  # open: S1 gives no zeta; 0.1 is the field's

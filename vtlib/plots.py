@@ -26,8 +26,8 @@ def figure(
 
 def training_curves(history: pd.DataFrame) -> Figure:
     """Loss terms, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
-    other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds", "val_cmdc"}
-    terms = [c for c in history if c not in other]
+    other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds"}
+    terms = [c for c in history if c not in other and not c.startswith("val_")]
     fig, ((left, middle, right),) = figure(1, 3, width=3.6)
     for term in terms:
         left.plot(history.epoch, history[term], label=term)

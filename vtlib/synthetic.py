@@ -13,15 +13,15 @@ workers, stopped and resumed, and has the same bytes on the same machine with th
 NumPy and not torch: the capsules of one person have boxes of very different sizes, and small NumPy calls cost least.
 """
 
-import csv
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,36 +50,40 @@ class Camera(NamedTuple):
 
     modality: int
     indoor: bool
+    scene: str
     heading: float  # direction people mostly face: 0 the viewer, 90 the picture's right
     spread: float  # of headings, 1.3 of it at most
-    away: float  # share of people who walk the other way
+    away: float | None  # share of people who walk the other way; None: each person always shows the same side
     pitch: float  # seen from this much above
-    light: tuple[float, float, float]  # x right, y up, z to the viewer
-    gain: tuple[float, float, float]  # colour cast
-    scene: str
+    light: tuple[float, float, float] = (0, 1, 0)  # x right, y up, z to the viewer
+    gain: tuple[float, float, float] = (1, 1, 1)  # colour cast
 
 
 CAMERAS = {
     "sysu": {
-        1: Camera(VISIBLE, True, 20, 30, 0.35, 14, (0.1, 0.9, 0.4), (1.08, 1.0, 0.86), "room"),
-        2: Camera(VISIBLE, True, -35, 30, 0.35, 10, (-0.4, 0.8, 0.45), (0.96, 1.0, 1.02), "corridor"),
-        3: Camera(THERMAL, True, -35, 30, 0.35, 10, (0.0, 1.0, 0.0), (1, 1, 1), "corridor"),  # the place of camera 2
-        4: Camera(VISIBLE, False, 50, 35, 0.4, 7, (0.75, 0.55, 0.35), (1.04, 1.0, 0.94), "street"),
-        5: Camera(VISIBLE, False, -15, 35, 0.4, 12, (-0.6, 0.7, 0.35), (0.95, 1.0, 1.05), "garden"),
-        6: Camera(THERMAL, False, 25, 40, 0.4, 8, (0.0, 1.0, 0.0), (1, 1, 1), "street"),
+        1: Camera(VISIBLE, True, "room", 20, 30, 0.35, 14, (0.1, 0.9, 0.4), (1.08, 1.0, 0.86)),
+        2: Camera(VISIBLE, True, "hall", -35, 30, 0.35, 10, (-0.4, 0.8, 0.45), (0.96, 1.0, 1.02)),
+        3: Camera(THERMAL, True, "hall", -35, 30, 0.35, 10),  # in the place of camera 2
+        4: Camera(VISIBLE, False, "street", 50, 35, 0.4, 7, (0.75, 0.55, 0.35), (1.04, 1.0, 0.94)),
+        5: Camera(VISIBLE, False, "garden", -15, 35, 0.4, 12, (-0.6, 0.7, 0.35), (0.95, 1.0, 1.05)),
+        6: Camera(THERMAL, False, "street", 25, 40, 0.4, 8),
     },
     "regdb": {
-        1: Camera(VISIBLE, False, 0, 12, 0.0, 8, (0.45, 0.75, 0.45), (1.0, 1.0, 0.97), "street"),
-        2: Camera(THERMAL, False, 0, 12, 0.0, 8, (0.0, 1.0, 0.0), (1, 1, 1), "street"),
+        1: Camera(VISIBLE, False, "street", 0, 12, None, 8, (0.45, 0.75, 0.45), (1.0, 1.0, 0.97)),
+        2: Camera(THERMAL, False, "street", 0, 12, None, 8),
     },
 }
-_SCENES = {  # wall colours, ground colours, height of the horizon from the top, chance of ground markings
-    "room": ([(150, 142, 128), (176, 168, 150), (120, 100, 80)], [(112, 104, 96), (140, 130, 116)], 0.45, 0.25),
-    "corridor": ([(140, 146, 148), (172, 176, 174), (96, 104, 112)], [(104, 108, 110), (128, 128, 124)], 0.4, 0.25),
-    "street": ([(96, 92, 88), (132, 120, 108), (64, 70, 66)], [(98, 98, 98), (124, 120, 114)], 0.36, 0.6),
-    "garden": ([(54, 70, 44), (78, 92, 58), (110, 112, 100)], [(92, 104, 66), (122, 116, 100)], 0.4, 0.25),
+_SCENES = {  # wall colours, ground colours, height of the horizon from the top, chance of ground markings, grain
+    "room": ([(150, 142, 128), (176, 168, 150), (120, 100, 80)], [(112, 104, 96), (140, 130, 116)], 0.45, 0.25, 0.06),
+    "hall": ([(140, 146, 148), (172, 176, 174), (96, 104, 112)], [(104, 108, 110), (128, 128, 124)], 0.4, 0.25, 0.06),
+    "street": ([(96, 92, 88), (132, 120, 108), (64, 70, 66)], [(98, 98, 98), (124, 120, 114)], 0.36, 0.6, 0.06),
+    "garden": ([(54, 70, 44), (78, 92, 58), (110, 112, 100)], [(92, 104, 66), (122, 116, 100)], 0.4, 0.25, 0.12),
 }
-_OBSTACLES = {"pole": ((96, 98, 100), -2), "bush": ((50, 68, 38), -1), "bin": ((62, 74, 70), 1)}  # colour, over ambient
+_OBSTACLES = {  # colour, degrees over ambient, half width, top, roundness and roughness of the surface
+    "pole": ((96, 98, 100), -2, 0.5, -1, 0, 0.15),
+    "bush": ((50, 68, 38), -1, 99, 0, 1, 1),
+    "bin": ((62, 74, 70), 1, 1.8, -0.12, 0, 0.15),
+}
 # Muted clothes as (red, green, blue, weight); the dark and neutral ones are frequent, as in real crops.
 _NEUTRAL = [(28, 28, 30, 18), (58, 58, 62, 10), (118, 118, 120, 11), (208, 206, 200, 10), (158, 148, 128, 7)]
 _DARK = [(32, 38, 62, 11), (84, 84, 62, 4), (88, 66, 50, 5), (92, 40, 48, 3), (54, 82, 66, 3), (92, 78, 108, 2)]
@@ -87,20 +91,9 @@ _LIGHT = [(62, 82, 116, 9), (136, 160, 188, 5), (150, 50, 46, 4), (170, 136, 70,
 _CLOTH = np.array([*_NEUTRAL, *_DARK, *_LIGHT])
 _SKIN = np.array([(226, 186, 160), (206, 162, 132), (176, 130, 100), (128, 88, 66), (92, 62, 48)])
 _HAIR = np.array([(24, 20, 20), (42, 32, 28), (72, 50, 36), (140, 110, 72), (132, 130, 128)])
-PARTS = ("face", "hair", "hat", "top", "coat", "sleeve", "legs", "shoes", "bag", "arm", "hand", "leg")
-FACE, HAIR, HAT, TOP, COAT, SLEEVE, LEGS, SHOES, BAG, ARM, HAND, LEG = range(len(PARTS))
+PARTS = FACE, HAIR, HAT, TOP, COAT, SLEEVE, LEGS, SHOES, BAG, ARM, HAND, LEG = range(12)
 _COOLEST = (0.95, 0.4, 0.2, 0.5, 0.3, 0, 0.38, 0.2, 0.05, 0.85, 0.55, 0.75)  # by part: share of the step from ambient
 _WARMEST = (1.05, 0.7, 0.5, 0.85, 0.62, 0, 0.85, 0.5, 0.35, 1.0, 1.0, 1.0)  # temperature to that of skin
-# Weights of each choice for one half of the people and for the other; lengths are shares of the person's height.
-_HAIRS = {"shaved": (1, 0.1), "short": (7, 2), "bob": (3, 4), "long": (1, 5), "bun": (0.5, 2), "ponytail": (0.5, 3)}
-_HATS = {"none": (13, 13), "cap": (2, 2), "beanie": (1.5, 1.5), "brim": (1.2, 1.2), "hood": (1.8, 1.8)}
-_COATS = {"none": (9, 9), "jacket": (4, 4), "coat": (3, 3), "long_coat": (2.5, 2.5)}
-_HEM = {"none": 0.50, "jacket": 0.47, "coat": 0.37, "long_coat": 0.24}
-_SLEEVES = {0.12: (0.08, 0.08), 0.38: (0.24, 0.24), 0.5: (0.14, 0.14), 0.72: (0.12, 0.12), 1.0: (0.42, 0.42)}
-_BAGS = {"none": (7, 7), "backpack": (4, 4), "shoulder": (4, 4), "hand": (2, 2)}
-_SHOE = {"low": (6, 4), "boots": (2, 3), "heels": (0, 2)}
-_LEGS = {"shorts": (3, 2), "cropped": (2, 2), "slim": (3, 5), "straight": (6, 3), "wide": (3, 2)}
-_LEGS |= {"skirt": (0, 2.5), "midi": (0, 2.5), "long_skirt": (0, 2.5)}
 _CUT = {  # legs: covered share, its spread, thickness, flare; skirts: height of the hem, radius
     "shorts": (0.42, 0.08, 0.016, 0, 0, 0),
     "cropped": (0.74, 0.08, 0.009, 0, 0, 0),
@@ -111,48 +104,49 @@ _CUT = {  # legs: covered share, its spread, thickness, flare; skirts: height of
     "midi": (1, 0, 0.009, 0, 0.25, 0.112),
     "long_skirt": (1, 0, 0.009, 0, 0.10, 0.118),
 }
+_HEM = {"none": 0.50, "jacket": 0.47, "coat": 0.37, "long_coat": 0.24}  # lengths are shares of the person's height
+_CHOICES = {  # options and weights, for one half of the people and for the other where they differ
+    "hair": (("shaved", "short", "bob", "long", "bun", "ponytail"), (1, 7, 3, 1, 0.5, 0.5), (0.1, 2, 4, 5, 2, 3)),
+    "hat": (("none", "cap", "beanie", "brim", "hood"), (13, 2, 1.5, 1.2, 1.8)),
+    "coat": (tuple(_HEM), (9, 4, 3, 2.5)),
+    "legs": (tuple(_CUT), (3, 2, 3, 6, 3, 0, 0, 0), (2, 2, 5, 3, 2, 2.5, 2.5, 2.5)),
+    "bag": (("none", "backpack", "shoulder", "hand"), (7, 4, 4, 2)),
+    "shoes": (("low", "boots", "heels"), (6, 2, 0), (4, 3, 2)),
+    "sleeve": ((0.12, 0.38, 0.5, 0.72, 1.0), (0.08, 0.24, 0.14, 0.12, 0.42)),
+}
+_NAMED = ("occluder", "hair", "hat", "coat", "legs", "bag", "shoes", "side")  # the columns of factors.csv
+_MEASURED = ("sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride")
+_MEASURED += ("phase", "pace", "scale", "light", "ambient")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that decides the bytes of one data set.
+    """Everything that decides the bytes of one data set. ValueError for a value out of range, naming the field."""
 
-    layout:      "sysu" (6 cameras) or "regdb" (camera 1 visible, 2 thermal)
-    identities:  (train, val, test) counts; disjoint. RegDB has no val, and its ten random splits are over all of them
-    images:      per identity and camera
-    height, width: pixels; people are drawn for a ratio of about 2 to 1
-    nuisance:    0 to 1, scales occlusion, crop, light, blur and noise
-    yaw:         0 to 2, scales each camera's range of viewing directions
-    colour_seed, heat_seed: None takes `seed`; another number redraws what one modality alone can see
-    Raises ValueError for a value out of range, naming the field.
-    """
-
-    layout: str = "sysu"
+    layout: str = "sysu"  # or "regdb": camera 1 visible, 2 thermal
     seed: int = 0
-    identities: tuple[int, int, int] = (12, 4, 6)
-    images: int = 4
-    height: int = 96
+    identities: tuple[int, int, int] = (12, 4, 6)  # train, val, test: disjoint; RegDB has no val and ten random splits
+    images: int = 4  # per identity and camera
+    height: int = 96  # pixels; people are drawn for a ratio of about 2 to 1
     width: int = 48
-    nuisance: float = 1.0
-    yaw: float = 1.0
-    colour_seed: int | None = None
+    nuisance: float = 1.0  # 0 to 1, scales occlusion, crop, light, blur and noise
+    yaw: float = 1.0  # 0 to 2, scales each camera's range of viewing directions
+    colour_seed: int | None = None  # None takes `seed`; another number redraws what one modality alone can see
     heat_seed: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "identities", tuple(self.identities))
         if self.layout not in CAMERAS:
             raise ValueError(f"Spec: layout must be one of {sorted(CAMERAS)}, not {self.layout!r}")
-        ranges = {"seed": (0, 2**63), "images": (1, 9999), "height": (16, 4096), "width": (16, 4096)}
-        ranges |= {"nuisance": (0, 1), "yaw": (0, 2), "colour_seed": (0, 2**63), "heat_seed": (0, 2**63)}
-        for name, (low, high) in ranges.items():
-            value, kinds = getattr(self, name), (int, float) if name in ("nuisance", "yaw") else (int,)
-            if value is None and name.endswith("_seed"):
-                continue
+        whole = {"seed": (0, 2**63), "images": (1, 9999), "height": (16, 4096), "width": (16, 4096)}
+        whole |= {n: (0, 2**63) for n in ("colour_seed", "heat_seed") if getattr(self, n) is not None}
+        for name, (low, high) in (whole | {"nuisance": (0, 1), "yaw": (0, 2)}).items():
+            value, kinds = getattr(self, name), (int,) if name in whole else (int, float)
             if type(value) not in kinds or not low <= value <= high:
-                kind = "a number" if float in kinds else "a whole number"
+                kind = "a whole number" if name in whole else "a number"
                 raise ValueError(f"Spec: {name} must be {kind} from {low} to {high}, not {value!r}")
-        counts, least = self.identities, (1, 0, 1)
-        if len(counts) != 3 or any(type(n) is not int or n < m for n, m in zip(counts, least, strict=True)):
+        counts = self.identities
+        if len(counts) != 3 or any(type(n) is not int or n < m for n, m in zip(counts, (1, 0, 1), strict=True)):
             raise ValueError(f"Spec: identities must be (train >= 1, val >= 0, test >= 1), not {counts}")
         if self.layout == "regdb" and (counts[1] or counts[0] != counts[2]):
             raise ValueError(f"Spec: identities of RegDB must be (n, 0, n), half and half, not {counts}")
@@ -162,30 +156,31 @@ def _rng(seed: int, *words: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
 
 
+@lru_cache(maxsize=4096)  # asked for by every image of a person, and for its path
 def shape(spec: Spec, pid: int) -> SimpleNamespace:
-    """Body, cut and gait of one person; lengths in shares of the person's height, which is in metres."""
+    """Body, cut and gait of one person, shared by all callers; lengths in shares of the person's height, in metres."""
     g = _rng(spec.seed, _SHAPE, pid)
     half = int(g.random() < 0.5)  # 1: narrower shoulders, wider hips, other clothes and hair more often
     build = float(np.clip(np.exp(g.normal(0, 0.14)), 0.74, 1.45))
-
-    def pick(table):
-        weights = np.array([w[half] for w in table.values()])
-        return list(table)[g.choice(len(table), p=weights / weights.sum())]
-
     s = SimpleNamespace(build=build, height=float(np.clip(g.normal(1.76 - 0.12 * half, 0.065), 1.48, 2.0)))
     s.shoulder = g.normal(0.099 - 0.011 * half, 0.006) * build**0.35
     s.hip, s.hip_y = g.normal(0.045 + 0.004 * half, 0.004) * build**0.5, g.normal(0.515, 0.014)
     s.waist, s.head = g.normal(0.071 - 0.006 * half, 0.005) * build**0.4, g.normal(1.0, 0.06)
-    s.hair, s.hat, s.coat, s.legs, s.bag, s.shoes = map(pick, (_HAIRS, _HATS, _COATS, _LEGS, _BAGS, _SHOE))
-    s.sleeve = pick(_SLEEVES) if s.coat == "none" else 1.0
+    s.sleeve = 1.0
+    for name, (options, *weights) in _CHOICES.items():
+        if name != "sleeve" or s.coat == "none":
+            share = np.array(weights[-half])  # the first or the last
+            setattr(s, name, options[g.choice(len(options), p=share / share.sum())])
     cover, spread, thick, flare, skirt_y, skirt_r = _CUT[s.legs]
     s.leg_cover, s.skirt = cover + spread * g.uniform(-1, 1), skirt_r > 0
     s.leg_thick, s.leg_flare = thick * g.uniform(0.7, 1.3), flare * g.uniform(0.5, 1.5)
     s.skirt_y, s.skirt_r = skirt_y + g.uniform(-0.035, 0.035) * s.skirt, skirt_r * g.uniform(0.85, 1.3)
     s.coat_y, s.coat_flare = _HEM[s.coat] + g.uniform(-0.035, 0.035), g.uniform(0.0, 0.028)
-    s.puff = g.uniform(0.001, 0.011) if s.coat == "none" else g.uniform(0.006, 0.026)  # thickness of the cloth
-    s.side, s.bag_size = 1 if g.random() < 0.5 else -1, g.uniform(0.8, 1.35)  # side +1: the person's left
-    s.stride = g.uniform(0.20, 0.46) * (0.6 if skirt_y and skirt_y < 0.3 else 1.0)
+    s.outer = TOP if s.coat == "none" else COAT
+    s.puff = g.uniform(0.001, 0.011) if s.outer == TOP else g.uniform(0.006, 0.026)  # thickness of the cloth
+    s.hand, s.bag_size = 1 if g.random() < 0.5 else -1, g.uniform(0.8, 1.35)  # of the bag; +1: the person's left
+    s.side = {"none": "", "backpack": "both"}.get(s.bag, "left" if s.hand > 0 else "right")
+    s.stride = g.uniform(0.20, 0.46) * (0.6 if s.skirt and skirt_y < 0.3 else 1.0)
     s.swing, s.elbow, s.abduct = g.uniform(0.1, 0.6), g.uniform(0.08, 0.5), g.uniform(0.04, 0.2)
     s.stoop, s.front = g.normal(0.05, 0.045), g.random() < 0.5  # front: RegDB shows one side of a person
     return s
@@ -202,7 +197,7 @@ def colours(spec: Spec, pid: int, body: SimpleNamespace) -> SimpleNamespace:
     base = np.stack([cloth() for _ in PARTS]).astype(f32)
     base[[FACE, ARM, HAND, LEG]] = g.choice(_SKIN, p=[0.3, 0.35, 0.2, 0.1, 0.05]) * g.uniform(0.92, 1.06)
     base[HAIR] = g.choice(_HAIR, p=[0.42, 0.28, 0.17, 0.06, 0.07])
-    base[SLEEVE] = base[TOP if body.coat == "none" else COAT]
+    base[SLEEVE] = base[body.outer]
     if body.hat == "hood":
         base[HAT] = base[SLEEVE]
     if g.random() < 0.2:
@@ -216,15 +211,14 @@ def heats(spec: Spec, pid: int, body: SimpleNamespace) -> np.ndarray:
     g = _rng(spec.seed if spec.heat_seed is None else spec.heat_seed, _HEAT, pid)
     warm = g.uniform(_COOLEST, _WARMEST).astype(f32)
     warm[COAT] *= 1 - 12 * body.puff  # a padded coat hides more
-    warm[SLEEVE] = warm[TOP if body.coat == "none" else COAT]
+    warm[SLEEVE] = warm[body.outer]
     return warm
 
 
 def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
     """View, pose, light, weather and obstacles of one image; angles in radians, ambient in degrees Celsius."""
-    pid, cam, number = key
-    c, k, g = CAMERAS[spec.layout][cam], spec.nuisance, _rng(spec.seed, _SCENE, pid, cam, number)
-    turn = 180.0 * (g.random() < c.away if spec.layout == "sysu" else not body.front)
+    c, k, g = CAMERAS[spec.layout][key[1]], spec.nuisance, _rng(spec.seed, _SCENE, *key)
+    turn = 180.0 * (not body.front if c.away is None else g.random() < c.away)
     yaw = np.radians(c.heading + turn + spec.yaw * c.spread * float(np.clip(g.normal(0, 0.6), -1.3, 1.3)))
     n = SimpleNamespace(cam=c, yaw=yaw, pitch=np.radians(c.pitch + k * g.normal(0, 2)), phase=g.uniform(0, 2 * np.pi))
     n.arms = [str(g.choice(["swing", "pocket", "raised"], p=[0.8, 0.12, 0.08])) for _ in range(2)]
@@ -232,7 +226,7 @@ def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
     n.scale = 0.90 * np.exp(k * g.normal(0, 0.035))
     n.aspect = 1.16 * np.exp(k * g.normal(0, 0.07))  # boxes of people are narrower than the images made of them
     n.dx, n.dy, n.nod = k * g.normal(0, 0.045), k * g.normal(0, 0.015), g.normal(0, 0.004)
-    things = ["pole", "bush", "bin", "person"]
+    things = [*_OBSTACLES, "person"]
     n.occluder = str(g.choice(things, p=[0.25, 0.25, 0.2, 0.3])) if g.random() < 0.3 * k else "none"
     n.at_x, n.at_y, n.wide = g.uniform(0.05, 0.95), g.uniform(0.62, 0.88), g.uniform(0.06, 0.14)
     n.stranger = _STRANGERS + int(g.integers(_STRANGERS))
@@ -246,11 +240,21 @@ def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
 # ---------------------------------------------------------------------------------------------- body
 
 
+def _at(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> np.ndarray:
+    return np.array((x, y, z))
+
+
+def _ahead(angle: float) -> np.ndarray:
+    """Unit vector hanging down, swung ahead by `angle`."""
+    return _at(0, -np.cos(angle), np.sin(angle))
+
+
 class _Body(list):
     """Capsules as rows (ax ay az bx by bz ra rb flat cut part); x the person's left, y up, z ahead."""
 
-    def add(self, part, a, b, ra, rb=None, flat=1.0, cut=0.0):
-        self.append((*a, *b, ra, ra if rb is None else rb, flat, cut, part))
+    def add(self, part, a, b, ra, rb=None, flat=1.0, cut=0.0, when=True):
+        if when:
+            self.append((*a, *b, ra, ra if rb is None else rb, flat, cut, part))
 
     def limb(self, points, radii, garment, skin):
         """Two segments from the trunk outwards; the first `cover` (0 to 1) of the path wears `cloth`, if given."""
@@ -266,24 +270,16 @@ class _Body(list):
                 self.add(skin, hem, b, rh, rb)
 
 
-def _at(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> np.ndarray:
-    return np.array((x, y, z))
-
-
-def _ahead(angle: float) -> np.ndarray:
-    """Unit vector hanging down, swung ahead by `angle`."""
-    return _at(0, -np.cos(angle), np.sin(angle))
-
-
 def capsules(body: SimpleNamespace, view: SimpleNamespace) -> np.ndarray:
     """The person as (N, 11) float32 rows (ax ay az bx by bz ra rb flat cut part), feet on y = 0, height 1."""
-    rows, lean = _Body(), _ahead(np.pi - body.stoop)  # lean: up the trunk
-    hips = _at(y=body.hip_y)
+    rows, hips, lean = _Body(), _at(y=body.hip_y), _ahead(np.pi - body.stoop)  # lean: up the trunk
     chest = hips + lean * (0.800 - body.hip_y)
-    _legs(rows, body, view, hips)
-    _arms(rows, body, view, chest)
+    _leg(rows, body, view, hips, -1)
+    _leg(rows, body, view, hips, 1)
+    _arm(rows, body, view, chest, -1, view.arms[0])
+    _arm(rows, body, view, chest, 1, view.arms[1])
     _trunk(rows, body, view, hips, chest, lean)
-    _head(rows, body, view, chest + lean * 0.125)
+    _head(rows, body, chest + lean * 0.125 + _at(z=0.012 + view.nod))
     _bag(rows, body, hips, chest, lean)
     table = np.array(rows, dtype=f32)
     shoes = table[table[:, 10] == SHOES]
@@ -291,58 +287,52 @@ def capsules(body: SimpleNamespace, view: SimpleNamespace) -> np.ndarray:
     return table
 
 
-def _legs(rows, body, view, hips):
+def _leg(rows, body, view, hips, side):
     fat, length = body.build**0.6, body.hip_y - 0.03
-    radii = (0.051 * fat, 0.036 * fat**0.7, 0.023)
+    phase = view.phase + (0 if side > 0 else np.pi)
+    swing = body.stride * view.pace * np.sin(phase)
+    bend = 0.08 + 1.7 * body.stride * view.pace * max(0.0, np.cos(phase)) ** 2  # the leg that comes forward
+    hip = hips + _at(side * body.hip)
+    knee = hip + _ahead(swing + 0.3 * bend) * length * 0.5
+    ankle = knee + _ahead(swing - 0.7 * bend) * length * 0.48
     garment = (LEGS, body.leg_cover, body.leg_thick, body.leg_flare)
     if body.skirt:  # what a skirt covers is not drawn
         garment = (None, (length + 0.01 - body.skirt_y) / length, 0, 0)
-    for side in (-1, 1):
-        phase = view.phase + (0 if side > 0 else np.pi)
-        swing = body.stride * view.pace * np.sin(phase)
-        bend = 0.08 + 1.7 * body.stride * view.pace * max(0.0, np.cos(phase)) ** 2  # the leg that comes forward
-        hip = hips + _at(side * body.hip)
-        knee = hip + _ahead(swing + 0.3 * bend) * length * 0.5
-        ankle = knee + _ahead(swing - 0.7 * bend) * length * 0.48
-        rows.limb((hip, knee, ankle), radii, garment, LEG)
-        tilt, heel = 0.6 * (swing - 0.7 * bend) + np.pi / 2, ankle + _at(0, -0.012, -0.012)
-        toe = ankle + _ahead(tilt - 0.45 * (body.shoes == "heels")) * 0.085 + _at(side * 0.012, -0.018)
-        rows.add(SHOES, heel, toe, 0.026, 0.019)
-        if body.shoes == "heels":
-            rows.add(SHOES, heel, heel - _at(0, 0.045), 0.012, 0.008)
-        if body.shoes == "boots":
-            rows.add(SHOES, ankle + 0.45 * (knee - ankle), ankle, 0.036 if body.leg_thick < 0.006 else 0.031, 0.029)
+    rows.limb((hip, knee, ankle), (0.051 * fat, 0.036 * fat**0.7, 0.023), garment, LEG)
+    tilt, heel = 0.6 * (swing - 0.7 * bend) + np.pi / 2, ankle + _at(0, -0.012, -0.012)
+    toe = ankle + _ahead(tilt - 0.45 * (body.shoes == "heels")) * 0.085 + _at(side * 0.012, -0.018)
+    rows.add(SHOES, heel, toe, 0.026, 0.019)
+    rows.add(SHOES, heel, heel - _at(0, 0.045), 0.012, 0.008, when=body.shoes == "heels")
+    shaft = 0.036 if body.leg_thick < 0.006 else 0.031
+    rows.add(SHOES, ankle + 0.45 * (knee - ankle), ankle, shaft, 0.029, when=body.shoes == "boots")
 
 
-def _arms(rows, body, view, chest):
-    fat = body.build**0.5
-    for side, pose in zip((-1, 1), view.arms, strict=True):
-        phase = view.phase + (np.pi if side > 0 else 0)  # against the leg of the same side
-        swing, bend = body.swing * view.pace * np.sin(phase), body.elbow + 0.2 * max(0.0, np.sin(phase))
-        out, turn = body.abduct + 0.06 * (body.build - 1), 0.2
-        if pose == "pocket":
-            swing, bend, out, turn = -0.25, 0.75, out + 0.12, -0.6
-        if pose == "raised":
-            swing, bend = 0.5, 1.9
-        if body.bag == "hand" and side == body.side:
-            swing, bend = 0.1 * np.sin(phase), 0.08
-        shoulder = chest + _at(side * body.shoulder, -0.008)
-        elbow = shoulder + (_ahead(swing) + _at(side * out)) * 0.172
-        wrist = elbow + (_ahead(swing + bend) + _at(side * out * turn)) * 0.145
-        garment = (SLEEVE, body.sleeve, 0.7 * body.puff, 0.002)
-        rows.limb((shoulder, elbow, wrist), (0.033 * fat, 0.026 * fat, 0.018), garment, ARM)
-        if pose != "pocket":
-            rows.add(HAND, wrist, wrist + _ahead(swing + bend) * 0.045, 0.019, 0.014)
+def _arm(rows, body, view, chest, side, pose):
+    fat, phase = body.build**0.5, view.phase + (np.pi if side > 0 else 0)  # against the leg of the same side
+    swing, bend = body.swing * view.pace * np.sin(phase), body.elbow + 0.2 * max(0.0, np.sin(phase))
+    out, turn = body.abduct + 0.06 * (body.build - 1), 0.2
+    if pose == "pocket":
+        swing, bend, out, turn = -0.25, 0.75, out + 0.12, -0.6
+    if pose == "raised":
+        swing, bend = 0.5, 1.9
+    if body.bag == "hand" and side == body.hand:
+        swing, bend = 0.1 * np.sin(phase), 0.08
+    shoulder = chest + _at(side * body.shoulder, -0.008)
+    elbow = shoulder + (_ahead(swing) + _at(side * out)) * 0.172
+    wrist = elbow + (_ahead(swing + bend) + _at(side * out * turn)) * 0.145
+    garment = (SLEEVE, body.sleeve, 0.7 * body.puff, 0.002)
+    rows.limb((shoulder, elbow, wrist), (0.033 * fat, 0.026 * fat, 0.018), garment, ARM)
+    rows.add(HAND, wrist, wrist + _ahead(swing + bend) * 0.045, 0.019, 0.014, when=pose != "pocket")
 
 
 def _trunk(rows, body, view, hips, chest, lean):
-    part, puff, fat = (TOP if body.coat == "none" else COAT), body.puff, body.build**0.4
+    puff, fat = body.puff, body.build**0.4
     reach = body.stride * view.pace * abs(np.sin(view.phase))  # how far the thighs are apart
     waist, belly = hips + lean * 0.09, body.waist + puff
     for side in (-1, 1):  # the slope from neck to shoulder
         end = chest + _at(side * body.shoulder * 0.9, -0.004)
-        rows.add(part, chest + _at(side * 0.012, 0.03), end, 0.028, 0.03 + puff)
-    rows.add(part, chest - lean * 0.07, waist, body.shoulder * 0.92 + puff, belly, flat=0.66 * fat)
+        rows.add(body.outer, chest + _at(side * 0.012, 0.03), end, 0.028, 0.03 + puff)
+    rows.add(body.outer, chest - lean * 0.07, waist, body.shoulder * 0.92 + puff, belly, flat=0.66 * fat)
     seat, drop = body.hip + 0.043 * fat + 0.4 * body.leg_thick + puff, max(body.hip_y - body.coat_y, 0)
     hem = seat + 4 * body.coat_flare * (0.52 - body.coat_y)
     deep = 0.068 * fat + body.leg_thick + 0.8 * reach * drop  # hangs in front of the legs and follows the step
@@ -354,34 +344,27 @@ def _trunk(rows, body, view, hips, chest, lean):
         deep = max(deep, flat * (belly + share * (wide - belly)) + 0.01)
     else:
         rows.add(LEGS, hips - _at(body.hip, -0.005), hips + _at(body.hip, 0.005), 0.046 * fat)
-    rows.add(part, waist, _at(y=body.coat_y), belly, hem, flat=max(0.74, deep / hem), cut=1.0)
+    rows.add(body.outer, waist, _at(y=body.coat_y), belly, hem, flat=max(0.74, deep / hem), cut=1.0)
     rows.add(ARM if body.sleeve < 1 else FACE, chest, chest + lean * 0.075, 0.030 * fat)
 
 
-def _head(rows, body, view, neck):
-    s = body.head
-    mid, up, back = neck + _at(z=0.012 + view.nod), _at(y=0.016 * s), _at(z=-0.018 * s)
+def _head(rows, body, mid):
+    s, hair, hat = body.head, body.hair, body.hat
+    up, back = _at(y=0.016 * s), _at(z=-0.018 * s)
+    crown, brow, fall = mid + up * 2.4, mid + up * 1.5, _at(y=0.06 if hair == "bob" else 0.125)
     rows.add(FACE, mid - up, mid + up, 0.046 * s, 0.051 * s)
-    if body.hair != "shaved":
-        rows.add(HAIR, mid + up + back * 0.7, mid + back, 0.055 * s, 0.053 * s)
-    if body.hair in ("bob", "long"):
-        rows.add(HAIR, mid + back, mid + back * 1.5 - _at(y=0.06 if body.hair == "bob" else 0.125), 0.056 * s, 0.05 * s)
-    if body.hair == "bun":
-        rows.add(HAIR, mid + up * 2.4 + back * 2.2, mid + up * 2.4 + back * 2.5, 0.024)
-    if body.hair == "ponytail":
-        rows.add(HAIR, mid + up + back * 2.6, mid + back * 3.4 - _at(y=0.10), 0.022, 0.014)
-    if body.hat in ("cap", "beanie", "brim"):
-        rows.add(HAT, mid + up * 1.7, mid + up * 2.2 + back * 0.2, 0.058 * s, 0.054 * s)
-    if body.hat == "cap":
-        rows.add(HAT, mid + up * 1.6, mid + up * 1.5 + _at(z=0.085), 0.03, 0.022)
-    if body.hat == "brim":
-        rows.add(HAT, mid + up * 1.5 - _at(0.065), mid + up * 1.5 + _at(0.065), 0.014, flat=4.0)
-    if body.hat == "hood":
-        rows.add(HAT, mid + up * 0.9 + back * 0.9, mid + back * 1.5 - up * 3.5, 0.066 * s, 0.06)
+    rows.add(HAIR, mid + up + back * 0.7, mid + back, 0.055 * s, 0.053 * s, when=hair != "shaved")
+    rows.add(HAIR, mid + back, mid + back * 1.5 - fall, 0.056 * s, 0.05 * s, when=hair in ("bob", "long"))
+    rows.add(HAIR, crown + back * 2.2, crown + back * 2.5, 0.024, when=hair == "bun")
+    rows.add(HAIR, mid + up + back * 2.6, mid + back * 3.4 - _at(y=0.10), 0.022, 0.014, when=hair == "ponytail")
+    rows.add(HAT, mid + up * 1.7, mid + up * 2.2 + back * 0.2, 0.058 * s, 0.054 * s, when=hat not in ("none", "hood"))
+    rows.add(HAT, mid + up * 1.6, brow + _at(z=0.085), 0.03, 0.022, when=hat == "cap")
+    rows.add(HAT, brow - _at(0.065), brow + _at(0.065), 0.014, flat=4.0, when=hat == "brim")
+    rows.add(HAT, mid + up * 0.9 + back * 0.9, mid + back * 1.5 - up * 3.5, 0.066 * s, 0.06, when=hat == "hood")
 
 
 def _bag(rows, body, hips, chest, lean):
-    size, side, puff = body.bag_size, body.side, body.puff
+    size, side, puff = body.bag_size, body.hand, body.puff
     if body.bag == "backpack":
         rear = chest - _at(z=0.075 + puff + 0.01 * size)
         rows.add(BAG, rear - lean * 0.02, rear - lean * 0.17 * size, 0.062 * size, 0.072 * size, flat=0.7)
@@ -392,27 +375,24 @@ def _bag(rows, body, hips, chest, lean):
         rows.add(BAG, at, at - _at(y=0.07 * size), 0.045 * size, 0.05 * size, flat=1.4)
         for z in (0.058 + puff, -0.062 - puff):
             rows.add(BAG, chest + _at(-side * 0.06, 0.02, z * 0.8), at + _at(0, 0.02, z * 0.6), 0.009)
-    if body.bag == "hand":
-        at = _at(side * (body.shoulder + 0.06), 0.40, 0.02)
-        rows.add(BAG, at, at - _at(y=0.09 * size), 0.042 * size, 0.05 * size, flat=1.6)
+    at = _at(side * (body.shoulder + 0.06), 0.40, 0.02)
+    rows.add(BAG, at, at - _at(y=0.09 * size), 0.042 * size, 0.05 * size, flat=1.6, when=body.bag == "hand")
 
 
 # ---------------------------------------------------------------------------------------------- camera
 
 
 def project(rows: np.ndarray, yaw: float, pitch: float, scale: tuple, foot: tuple) -> np.ndarray:
-    """Capsules (N, 11) from the person's frame to pixels: x right, y down, z to the viewer.
+    """Capsules (N, 11) from the person's frame to pixels: x right, y down, z to the viewer. Angles in radians.
 
-    yaw, pitch: radians. scale: pixels per person's height in x and y. foot: pixel (x, y) of the frame's origin.
+    scale: pixels per person's height in x and y. foot: pixel (x, y) of the frame's origin.
     """
-    out = rows.copy()
-    cos, sin, flat = np.cos(yaw), np.sin(yaw), rows[:, 8]
-    for i in (0, 3):
-        x, y, z = rows[:, i], rows[:, i + 1], rows[:, i + 2]
-        side, near = x * cos + z * sin, z * cos - x * sin
-        out[:, i] = foot[0] + scale[0] * side
-        out[:, i + 1] = foot[1] - scale[1] * (y * np.cos(pitch) - near * np.sin(pitch))
-        out[:, i + 2] = scale[1] * (near * np.cos(pitch) + y * np.sin(pitch))
+    x, y, z = rows[:, :6].reshape(-1, 2, 3).transpose(2, 0, 1)  # (N, 2) each: both ends
+    out, flat, cos, sin = rows.copy(), rows[:, 8], np.cos(yaw), np.sin(yaw)
+    side, near = x * cos + z * sin, z * cos - x * sin
+    out[:, 0:6:3] = foot[0] + scale[0] * side
+    out[:, 1:6:3] = foot[1] - scale[1] * (y * np.cos(pitch) - near * np.sin(pitch))
+    out[:, 2:6:3] = scale[1] * (near * np.cos(pitch) + y * np.sin(pitch))
     across, deep = np.sqrt(cos**2 + (flat * sin) ** 2), np.sqrt(sin**2 + (flat * cos) ** 2)  # an ellipse turned by yaw
     out[:, 6:8] *= (across * np.sqrt(scale[0] * scale[1]))[:, None]
     out[:, 8] = deep / across  # from here on: depth of the cross-section over its width
@@ -420,12 +400,10 @@ def project(rows: np.ndarray, yaw: float, pitch: float, scale: tuple, foot: tupl
 
 
 def rasterise(rows: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Front-most capsule of every pixel centre, by a running z-buffer over the capsules' boxes.
+    """Front-most capsule of every pixel centre, by a running z-buffer over the capsules' boxes; rows from project().
 
     A pixel is inside where its distance to the projected axis, at the nearest point t of it, is below ra + t (rb - ra);
     its depth is that of the axis plus `flat` times the height of the round surface. `cut` removes what lies beyond b.
-
-    rows: (N, 11) in pixels, from project()
     Returns part (H, W) int8 with -1 outside; depth, and the surface normal's x (right) and y (down), (H, W) float32.
     """
     part = np.full((height, width), -1, np.int8)
@@ -436,17 +414,17 @@ def rasterise(rows: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np
         y0, y1 = max(int(min(ay - ra, by - rb)), 0), min(int(max(ay + ra, by + rb)) + 1, height)
         if x0 >= x1 or y0 >= y1:
             continue
-        dx = np.arange(x0, x1, dtype=f32) + (f32(0.5) - ax)
-        dy = (np.arange(y0, y1, dtype=f32) + (f32(0.5) - ay))[:, None]
+        dx = np.arange(x0, x1, dtype=f32) + (0.5 - ax)
+        dy = (np.arange(y0, y1, dtype=f32) + (0.5 - ay))[:, None]
         ex, ey = bx - ax, by - ay
         length = max(ex * ex + ey * ey, f32(1e-6))
         raw = dx * (ex / length) + dy * (ey / length)  # (h, w) place along the axis
-        t = np.clip(raw, f32(0), f32(1))
+        t = np.minimum(np.maximum(raw, 0), 1)
         r = ra + t * (rb - ra)
         px, py = dx - t * ex, dy - t * ey
         rise = r * r - px * px - py * py
         box = np.s_[y0:y1, x0:x1]
-        z = az + t * (bz - az) + flat * np.sqrt(np.maximum(rise, f32(0)))
+        z = az + t * (bz - az) + flat * np.sqrt(np.maximum(rise, 0))
         win = (rise > 0) & (z > depth[box])
         if cut:
             win &= raw <= 1
@@ -455,27 +433,25 @@ def rasterise(rows: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np
     return part, depth, normal_x, normal_y
 
 
-def _draw(spec: Spec, pid: int, body, view, shift: float = 0.0) -> SimpleNamespace:
-    """One person at twice the image's resolution: parts, normals, and `up`, each row's height over the feet."""
-    h, w = 2 * spec.height, 2 * spec.width
-    scale = h * view.scale / (np.cos(view.pitch) + 0.04)
-    foot = (w * (0.5 + view.dx + shift), h * (0.5 + view.scale * 0.5 + view.dy))
-    rows = project(capsules(body, view), view.yaw, view.pitch, (scale * view.aspect, scale), foot)
-    part, _, nx, ny = rasterise(rows, h, w)
-    nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, f32(0)))
-    up = ((foot[1] - np.arange(h) - 0.5) / scale).astype(f32)[:, None]
-    return SimpleNamespace(pid=pid, body=body, view=view, part=part, nx=nx, ny=ny, nz=nz, up=up, foot=foot)
+def _people(spec: Spec, pid: int, body, view):
+    """From back to front the person and, where one walks through the crop, a stranger; at twice the image's resolution.
 
-
-def _people(spec: Spec, pid: int, body, view) -> list[SimpleNamespace]:
-    """Drawings from back to front: the person and, where one walks through the crop, a stranger."""
-    people = [_draw(spec, pid, body, view)]
+    Yields part (2H, 2W), the normal nx, ny, nz, and `up` (2H, 1), each row's height over the feet, which are at `foot`.
+    """
+    cast = [(pid, body, view, 0.0)]
     if view.occluder == "person":
         seen = SimpleNamespace(**{**vars(view), "phase": view.phase + 2, "yaw": view.yaw + 0.4})
         shift = (0.42 + view.wide) * (1 if view.at_x > 0.5 else -1)
-        other = _draw(spec, view.stranger, shape(spec, view.stranger), seen, shift)
-        people.insert(int(view.at_y > 0.75), other)
-    return people
+        cast.insert(int(view.at_y > 0.75), (view.stranger, shape(spec, view.stranger), seen, shift))
+    h, w = 2 * spec.height, 2 * spec.width
+    for pid, body, view, shift in cast:
+        scale = h * view.scale / (np.cos(view.pitch) + 0.04)
+        foot = (w * (0.5 + view.dx + shift), h * (0.5 + view.scale * 0.5 + view.dy))
+        rows = project(capsules(body, view), view.yaw, view.pitch, (scale * view.aspect, scale), foot)
+        part, _, nx, ny = rasterise(rows, h, w)
+        nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
+        up = ((foot[1] - np.arange(h) - 0.5) / scale).astype(f32)[:, None]
+        yield SimpleNamespace(pid=pid, body=body, view=view, part=part, nx=nx, ny=ny, nz=nz, up=up, foot=foot)
 
 
 def _noise(g, height: int, width: int, cell: float) -> np.ndarray:
@@ -493,21 +469,11 @@ def _blur(image: np.ndarray, share: float) -> np.ndarray:
     return np.stack([np.asarray(p) for p in planes], axis=-1)
 
 
-def _over(below: np.ndarray, drawing, value: np.ndarray) -> np.ndarray:
-    """Lay a person drawn at 2x over an image (H, W, C): averaging four samples softens the edge."""
-
-    def halve(x):
-        return (x[0::2, 0::2] + x[1::2, 0::2] + x[0::2, 1::2] + x[1::2, 1::2]) * f32(0.25)
-
-    seen = (drawing.part >= 0)[..., None].astype(f32)
-    return below * (1 - halve(seen)) + halve(value * seen)
-
-
-def _background(g, spec: Spec, view, walls: np.ndarray, grounds: np.ndarray, contrast: float) -> np.ndarray:
+def _background(g, spec: Spec, view, walls, grounds, contrast: float) -> np.ndarray:
     """(H, W, C) wall and ground of the camera's scene, values (n, C) of each, with structures, markings and grain."""
     h, w = spec.height, spec.width
-    *_, horizon, marked = _SCENES[view.cam.scene]
-    grain = 0.12 if view.cam.scene == "garden" else 0.06
+    *_, horizon, marked, grain = _SCENES[view.cam.scene]
+    walls, grounds = f32(walls), f32(grounds)
     far = int(h * (horizon + g.normal(0, 0.05)))
     out = np.empty((h, w, walls.shape[1]), f32)
     out[:far], out[far:] = g.choice(walls), g.choice(grounds)
@@ -526,70 +492,72 @@ def _background(g, spec: Spec, view, walls: np.ndarray, grounds: np.ndarray, con
     return out * (1 + contrast * slope)[..., None] * (1 + contrast * rough)[..., None]
 
 
-def _obstacle(image: np.ndarray, g, view, value: np.ndarray, rough: float) -> np.ndarray:
-    """Draw a pole, a bush or a bin of `value` (C,) over the image."""
+def _foreground(image: np.ndarray, g, view, people, paint, cell: float, contrast: float) -> np.ndarray:
+    """Lay people of colours paint(person, folds), and what stands in the way, over an image (H, W, C)."""
     h, w, _ = image.shape
-    x, y = np.arange(w, dtype=f32) / w, np.arange(h, dtype=f32)[:, None] / h
+
+    def halve(x):  # averaging four samples softens the edge
+        return (x[0::2, 0::2] + x[1::2, 0::2] + x[0::2, 1::2] + x[1::2, 1::2]) * f32(0.25)
+
+    folds = _noise(g, 2 * h, 2 * w, h / cell)
+    for d in people:
+        seen = (d.part >= 0)[..., None].astype(f32)
+        image = image * (1 - halve(seen)) + halve(paint(d, folds) * seen)
+    if view.occluder not in _OBSTACLES:
+        return image
+    colour, warmer, wide, top, curve, rough = _OBSTACLES[view.occluder]
+    x, y = np.arange(w, dtype=f32) / w - view.at_x, np.arange(h, dtype=f32)[:, None] / h
     grain = _noise(g, h, w, h / 24)
-    if view.occluder == "bush":
-        mask = y > view.at_y + 0.05 * grain + 0.5 * (x - view.at_x) ** 2
-    elif view.occluder == "bin":
-        mask = (np.abs(x - view.at_x) < 1.8 * view.wide) & (y > view.at_y - 0.12)
-    else:
-        mask = (np.abs(x - view.at_x) < 0.5 * view.wide) & (y >= 0)
-    rough *= 1 if view.occluder == "bush" else 0.15
-    return np.where(mask[..., None], value * (1 + rough * grain)[..., None], image).astype(f32)
+    mask = (np.abs(x) < wide * view.wide) & (y > view.at_y + top + curve * 0.05 * grain + curve * 0.5 * x**2)
+    value = f32(colour if view.cam.modality == VISIBLE else [view.ambient + warmer])
+    return np.where(mask[..., None], value * (1 + contrast * rough * grain)[..., None], image).astype(f32)
 
 
-def _visible_person(d, paint, folds: np.ndarray) -> np.ndarray:
+def _visible_person(spec: Spec, d, folds: np.ndarray) -> np.ndarray:
     """(2H, 2W, 3) colour 0 to 255 of one person under one light and an even sky."""
-    view, value = d.view, np.take(paint.base, np.maximum(d.part, 0), axis=0)
+    view, paint = d.view, colours(spec, d.pid, d.body)
+    value = np.take(paint.base, np.maximum(d.part, 0), axis=0)
     sin, cos = f32(np.sin(view.yaw)), f32(np.cos(view.yaw))
     front, side = d.nx * sin + d.nz * cos, d.nx * cos - d.nz * sin  # the normal in the person's frame
-    top = (d.part == TOP) | ((d.part == SLEEVE) & (d.body.coat == "none"))
     wave = np.sin(d.up * f32(1.8 * paint.pitch))
-    marks = {"stripes": wave > 0.2, "block": d.up < 0.66, "check": wave * np.sin(14 * side) > 0}
+    marks = {"plain": False, "stripes": wave > 0.2, "block": d.up < 0.66, "check": wave * np.sin(14 * side) > 0}
     marks["print"] = (d.part == TOP) & (front > 0.75) & (np.abs(side) < 0.4) & (np.abs(d.up - 0.72) < 0.035)
-    if paint.pattern in marks:
-        value[top & marks[paint.pattern]] = paint.second
+    top = (d.part == TOP) | ((d.part == SLEEVE) & (d.body.outer == TOP))
+    value[top & marks[paint.pattern]] = paint.second
     if paint.open:  # an open coat shows the top
         value[(d.part == COAT) & (front > 0.5) & (np.abs(side) < 0.16) & (d.up < 0.83)] = paint.base[TOP]
     lx, ly, lz = view.cam.light
     angle, level = np.arctan2(lx, lz) + view.azimuth, np.hypot(lx, lz)
-    facing = d.nx * f32(level * np.sin(angle)) + d.nz * f32(level * np.cos(angle)) - d.ny * f32(ly)
-    sky = f32(view.even) * (f32(0.81) - f32(0.14) * d.ny)
-    shade = (sky + f32(1.1 - 0.76 * view.even) * np.maximum(facing, 0)) * (1 + f32(0.13) * folds)
+    facing = d.nx * f32(level * np.sin(angle)) + d.nz * f32(level * np.cos(angle)) - d.ny * ly
+    sky = view.even * (0.81 - 0.14 * d.ny)
+    shade = (sky + (1.1 - 0.76 * view.even) * np.maximum(facing, 0)) * (1 + 0.13 * folds)
     return value * shade[..., None]
 
 
 def _visible(spec: Spec, g, people, view) -> np.ndarray:
     h, w, k = spec.height, spec.width, spec.nuisance
     walls, grounds, *_ = _SCENES[view.cam.scene]
-    image = _blur(_background(g, spec, view, f32(walls), f32(grounds), 1.0), min(g.uniform(16, 44) / h, 0.9))
+    image = _blur(_background(g, spec, view, walls, grounds, 1.0), min(g.uniform(16, 44) / h, 0.9))
     y, x = np.arange(h, dtype=f32)[:, None], np.arange(w, dtype=f32)
     for d in people:  # shadow under the feet
         near = ((x - d.foot[0] / 2) / (0.3 * w)) ** 2 + ((y - d.foot[1] / 2) / (0.035 * h)) ** 2
         image *= (1 - 0.45 * np.exp(-near))[..., None]
-    folds = _noise(g, 2 * h, 2 * w, h / 14)
-    for d in people:
-        image = _over(image, d, _visible_person(d, colours(spec, d.pid, d.body), folds))
-    if view.occluder in _OBSTACLES:
-        image = _obstacle(image, g, view, f32(_OBSTACLES[view.occluder][0]), 0.3)
+    image = _foreground(image, g, view, people, partial(_visible_person, spec), 14, 0.3)
     image = _blur(image, view.sharp) * f32(view.gain * view.light)
     image += f32(1 + 3.5 * k) * g.standard_normal(image.shape, dtype=f32)
     haze = f32(8 * k * g.random())
     return np.clip(haze + image * (1 - haze / 255), 0, 255).astype(np.uint8)
 
 
-def _thermal_person(d, warm: np.ndarray, folds: np.ndarray) -> np.ndarray:
+def _thermal_person(spec: Spec, d, folds: np.ndarray) -> np.ndarray:
     """(2H, 2W, 1) apparent temperature in degrees: skin over ambient, weaker at grazing angles and towards the feet."""
-    ambient = d.view.ambient
+    ambient, warm = d.view.ambient, heats(spec, d.pid, d.body)
     step = max(32.5 - 0.95 * ambient, 4.0)  # from ambient to skin; skin follows the weather a little
-    share = np.take(warm, np.maximum(d.part, 0)) * (f32(0.80) + f32(0.20) * d.nz)
+    share = np.take(warm, np.maximum(d.part, 0)) * (0.80 + 0.20 * d.nz)
     legs = d.part == LEGS
     cloth = legs | (d.part == TOP) | (d.part == COAT) | (d.part == SLEEVE)
-    share *= 1 + cloth * (f32(0.09) * folds) - legs * (f32(0.25) * (f32(0.45) - d.up))
-    return (f32(ambient) + f32(step) * share)[..., None]
+    share *= 1 + cloth * (0.09 * folds) - legs * (0.25 * (0.45 - d.up))
+    return (ambient + step * share)[..., None]
 
 
 def _thermal(spec: Spec, g, people, view) -> np.ndarray:
@@ -599,11 +567,7 @@ def _thermal(spec: Spec, g, people, view) -> np.ndarray:
     walls, grounds = (1 + f32(v)[:, None] / 12 for v in (walls, grounds))  # 12 degrees stand for full contrast
     image = ambient + 12 * (_background(g, spec, view, walls, grounds, 0.25) - 1)
     image = _blur(image, g.uniform(0.2, 0.6))
-    folds = _noise(g, 2 * h, 2 * w, h / 12)
-    for d in people:
-        image = _over(image, d, _thermal_person(d, heats(spec, d.pid, d.body), folds))
-    if view.occluder in _OBSTACLES:
-        image = _obstacle(image, g, view, f32([ambient + _OBSTACLES[view.occluder][1]]), 0.03)
+    image = _foreground(image, g, view, people, partial(_thermal_person, spec), 12, 0.03)
     image = _blur(image, 0.85 * view.sharp * (1 - 0.3 * k))
     noise = _noise(g, h, w, 1.5) + 0.3 * g.standard_normal((1, w), dtype=f32)  # of pixels and of columns
     image += f32(0.05 + 0.2 * k) * noise[..., None]
@@ -614,10 +578,7 @@ def _thermal(spec: Spec, g, people, view) -> np.ndarray:
 
 
 def render_batch(spec: Spec, keys: Iterable[Key]) -> np.ndarray:
-    """Images of the keys (pid, cam, number), all from 1, as (B, height, width, 3) uint8; thermal: 3 equal channels.
-
-    Each image depends on its own key alone. Raises ValueError for a camera that the layout does not have.
-    """
+    """Images (B, height, width, 3) uint8 of the keys; thermal: 3 equal channels. ValueError for an unknown camera."""
     keys = list(keys)
     out = np.empty((len(keys), spec.height, spec.width, 3), np.uint8)
     for image, (pid, cam, number) in zip(out, keys, strict=True):
@@ -626,7 +587,7 @@ def render_batch(spec: Spec, keys: Iterable[Key]) -> np.ndarray:
         body = shape(spec, pid)
         view = scene(spec, body, (pid, cam, number))
         draw = _visible if view.cam.modality == VISIBLE else _thermal
-        image[:] = draw(spec, _rng(spec.seed, _SENSOR, pid, cam, number), _people(spec, pid, body, view), view)
+        image[:] = draw(spec, _rng(spec.seed, _SENSOR, pid, cam, number), list(_people(spec, pid, body, view)), view)
     return out
 
 
@@ -640,9 +601,9 @@ def sheet(spec: Spec, pids: Iterable[int], cams: Iterable[int], number: int = 1)
 
 
 class Structure(NamedTuple):
-    """Which images a data set has: counts {cam: {pid: images}}, and the identities of each part."""
+    """Which images a data set has, and the identities of each part."""
 
-    counts: dict[int, dict[int, int]]
+    counts: dict[int, dict[int, int]]  # {cam: {pid: images}}
     train: tuple[int, ...]
     val: tuple[int, ...]
     test: tuple[int, ...]
@@ -650,23 +611,19 @@ class Structure(NamedTuple):
 
 def structure(spec: Spec) -> Structure:
     """`spec.images` images of identities 1 to n in every camera; identities are dealt to the parts at random."""
-    train, val, test = spec.identities
-    order = 1 + _rng(spec.seed, _SPLIT).permutation(train + val + test)
-    parts = (tuple(sorted(p.tolist())) for p in np.split(order, (train, train + val)))
-    counts = {cam: dict.fromkeys(sorted(order.tolist()), spec.images) for cam in CAMERAS[spec.layout]}
-    return Structure(counts, *parts)
+    n, (train, val, _) = sum(spec.identities), spec.identities
+    parts = np.split(1 + _rng(spec.seed, _SPLIT).permutation(n), (train, train + val))
+    counts = {cam: dict.fromkeys(range(1, n + 1), spec.images) for cam in CAMERAS[spec.layout]}
+    return Structure(counts, *(tuple(sorted(p.tolist())) for p in parts))
 
 
 def read_structure(mat_path: str | Path, train: Iterable[int], val: Iterable[int], test: Iterable[int]) -> Structure:
     """Image counts of the official rand_perm_cam.mat (cells of (10, n) permutations) for the given identities."""
-    cells = loadmat(mat_path)["rand_perm_cam"][:, 0]
     parts = [tuple(sorted(map(int, ids))) for ids in (train, val, test)]
-    counts = {cam: {} for cam in range(1, len(cells) + 1)}
-    for cam, pid in ((cam, pid) for cam in counts for pid in sorted(sum(parts, ()))):
-        column = cells[cam - 1]
-        n = column[pid - 1, 0].shape[1] if pid <= len(column) else 0
-        if n:
-            counts[cam][pid] = n
+    counts = {}
+    for cam, column in enumerate(loadmat(mat_path)["rand_perm_cam"][:, 0], start=1):
+        sizes = {pid: column[pid - 1, 0].shape[1] for pid in sorted(sum(parts, ())) if pid <= len(column)}
+        counts[cam] = {pid: n for pid, n in sizes.items() if n}
     return Structure(counts, *parts)
 
 
@@ -685,13 +642,10 @@ def factors(spec: Spec, keys: Iterable[Key]) -> list[dict]:
     for key in keys:
         body = shape(spec, key[0])
         view = scene(spec, body, key)
+        drawn = vars(body) | vars(view)
         row = {"path": image_path(spec, key), "pid": key[0], "cam": key[1], "number": key[2]}
-        row |= {"modality": view.cam.modality, "occluder": view.occluder}
-        row |= {n: getattr(body, n) for n in ("hair", "hat", "coat", "legs", "bag", "shoes")}
-        row["side"] = {"none": "", "backpack": "both"}.get(body.bag, "left" if body.side > 0 else "right")
-        numbers = ("sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride")
-        row |= {n: round(float(getattr(body, n)), 3) for n in numbers}
-        row |= {n: round(float(getattr(view, n)), 3) for n in ("phase", "pace", "scale", "light", "ambient")}
+        row |= {"modality": view.cam.modality} | {name: drawn[name] for name in _NAMED}
+        row |= {name: round(float(drawn[name]), 3) for name in _MEASURED}
         rows.append(row | {"yaw": round(float(np.degrees(view.yaw)) % 360, 1)})
     return rows
 
@@ -704,59 +658,46 @@ def _put(root: Path, name: str, data: bytes) -> None:
     os.replace(temporary, target)
 
 
-def _write_images(spec: Spec, root: Path, keys: list[Key]) -> int:
-    for key, pixels in zip(keys, render_batch(spec, keys), strict=True):
-        stream = io.BytesIO()
-        if spec.layout == "sysu":
-            Image.fromarray(pixels).save(stream, "JPEG", quality=92)
-        else:
-            Image.fromarray(pixels).save(stream, "BMP")
-        _put(root, image_path(spec, key), stream.getvalue())
-    return len(keys)
+def _write_image(spec: Spec, root: Path, key: Key) -> None:
+    stream = io.BytesIO()
+    image = Image.fromarray(render_batch(spec, [key])[0])
+    image.save(stream, "JPEG" if spec.layout == "sysu" else "BMP", quality=92)
+    _put(root, image_path(spec, key), stream.getvalue())
 
 
-def _write_sysu_lists(spec: Spec, root: Path, plan: Structure) -> None:
-    parts = {"train": plan.train, "val": plan.val, "test": plan.test}
-    parts["available"] = tuple(sorted(plan.train + plan.val + plan.test))
-    for name, ids in parts.items():
-        _put(root, f"exp/{name}_id.txt", ",".join(map(str, ids)).encode())
+def _sysu_lists(spec: Spec, plan: Structure):
+    everyone = sorted(plan.train + plan.val + plan.test)
+    for name, ids in zip(("train", "val", "test", "available"), (*plan[1:], everyone), strict=True):
+        yield f"exp/{name}_id.txt", ",".join(map(str, ids)).encode()
     cells = np.empty((len(CAMERAS["sysu"]), 1), object)
     for cam in CAMERAS["sysu"]:
-        cells[cam - 1, 0] = column = np.empty((max(parts["available"]), 1), object)
+        cells[cam - 1, 0] = column = np.empty((everyone[-1], 1), object)
         for pid in range(1, len(column) + 1):
             g, n = _rng(spec.seed, _SPLIT, cam, pid), plan.counts.get(cam, {}).get(pid, 0)
             column[pid - 1, 0] = np.stack([1 + g.permutation(n) for _ in range(10)]).astype(np.uint16)
     stream = io.BytesIO()
     savemat(stream, {"rand_perm_cam": cells}, do_compression=True)
     title = b"MATLAB 5.0 MAT-file, permutations of SynVT".ljust(116)  # in place of the date: same spec, same bytes
-    _put(root, "exp/rand_perm_cam.mat", title + stream.getvalue()[116:])
+    yield "exp/rand_perm_cam.mat", title + stream.getvalue()[116:]
 
 
-def _write_regdb_lists(spec: Spec, root: Path, plan: Structure) -> None:
-    names = {p: [[image_path(spec, (p, c, n + 1)) for n in range(spec.images)] for c in (1, 2)] for p in plan.counts[1]}
+def _regdb_lists(spec: Spec, plan: Structure):
     for trial in range(1, 11):
         g = _rng(spec.seed, _SPLIT, trial)
-        halves = np.split(g.permutation(sorted(names)), [len(plan.train)])
+        halves = np.split(g.permutation(sorted(plan.counts[1])), [len(plan.train)])
         for part, ids in zip(("train", "test"), halves, strict=True):
             labels = dict(zip(sorted(ids.tolist()), g.permutation(len(ids)).tolist(), strict=True))
-            for m, modality in enumerate(("visible", "thermal")):
-                lines = [f"{name} {labels[p]}\n" for p in labels for name in names[p][m]]
-                _put(root, f"idx/{part}_{modality}_{trial}.txt", "".join(lines).encode())
+            for cam, modality in ((1, "visible"), (2, "thermal")):
+                keys = [(pid, cam, n + 1) for pid in labels for n in range(spec.images)]
+                lines = [f"{image_path(spec, key)} {labels[key[0]]}\n" for key in keys]
+                yield f"idx/{part}_{modality}_{trial}.txt", "".join(lines).encode()
 
 
-def _write_factors(spec: Spec, root: Path, keys: list[Key]) -> None:
-    rows, table = sorted(factors(spec, keys), key=lambda row: row["path"]), io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _put(root, "factors.csv", table.getvalue().encode())
-
-
-def _finished(root: Path, record: dict) -> bool:
+def _finished(root: Path, record: str) -> bool:
     """Whether `root` holds this data set, complete; ValueError where it holds, or is getting, something else."""
     for name in ("synvt.json", ".partial/synvt.json"):
         if (root / name).exists():
-            if json.loads((root / name).read_text()) != record:
+            if json.loads((root / name).read_text()) != json.loads(record):
                 raise ValueError(f"{root} holds a data set of another spec: choose another name, or remove that folder")
             return name == "synvt.json"
     if root.exists() and any(p.name != ".partial" for p in root.iterdir()):
@@ -764,29 +705,14 @@ def _finished(root: Path, record: dict) -> bool:
     return False
 
 
-@contextmanager
-def _alone(root: Path):
-    """A second make of the same folder waits here, and then finds it done."""
-    (root / ".partial").mkdir(parents=True, exist_ok=True)
-    with (root / ".partial" / "lock").open("w") as lock:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _fill(spec: Spec, root: Path, keys: list[Key], workers: int | None, progress: bool) -> None:
+    """Write the images that are not there yet."""
     missing = [k for k in keys if not (root / image_path(spec, k)).exists()]
-    chunks = [missing[i : i + 32] for i in range(0, len(missing), 32)]
-    workers = min(workers or os.cpu_count() or 1, len(chunks))
-    bar = tqdm(total=len(keys), initial=len(keys) - len(missing), desc=root.name, unit="img", disable=not progress)
-    with bar:
-        if workers <= 1:
-            for chunk in chunks:
-                bar.update(_write_images(spec, root, chunk))
-            return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for done in pool.map(_write_images, [spec] * len(chunks), [root] * len(chunks), chunks):
-                bar.update(done)
+    workers = min(workers or os.cpu_count() or 1, 1 + len(missing) // 32)
+    begun, write = len(keys) - len(missing), partial(_write_image, spec, root)
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        done = pool.map(write, missing, chunksize=32) if pool else map(write, missing)
+        list(tqdm(done, total=len(keys), initial=begun, desc=root.name, unit="img", disable=not progress))
 
 
 def make(
@@ -794,29 +720,32 @@ def make(
 ) -> Path:
     """Write the data set of `spec` under `root`: images, lists, factors.csv, last synvt.json, which says "complete".
 
-    Returns at once where it is there already, and goes on where it was stopped, to the same bytes. With more than one
-    worker the caller's main module must be importable (a script needs `if __name__ == "__main__"`).
-
+    Returns the folder; at once where it is complete, and where a make was stopped it goes on to the same bytes.
     plan:    the images of a SYSU layout, by default structure(spec); read_structure() gives the sizes of the real set
-    workers: processes, by default one a core
-    Returns the folder. Raises ValueError if the folder belongs to another spec or holds other files.
+    workers: processes, by default one a core; with more than one, a script needs `if __name__ == "__main__"`
+    Raises ValueError if the folder belongs to another spec or holds other files.
     """
     if plan is not None and spec.layout != "sysu":
         raise ValueError("plan: only the SYSU layout takes another structure; leave it out")
-    root, own = Path(root), {} if plan is None else {"plan": plan._asdict()}
-    plan = plan or structure(spec)
+    root, plan, own = Path(root), plan or structure(spec), {"plan": plan._asdict()} if plan else {}
     keys = [(pid, cam, n + 1) for cam, counts in plan.counts.items() for pid in counts for n in range(counts[pid])]
-    record = {"generator": "SynVT", "version": VERSION, "spec": asdict(spec), "images": len(keys)} | own
-    record = json.loads(json.dumps(record))  # as it will be read
+    about = {"generator": "SynVT", "version": VERSION, "spec": asdict(spec), "images": len(keys)}
+    record = json.dumps(about | own, indent=1)
     if _finished(root, record):
         return root
-    with _alone(root):
+    (root / ".partial").mkdir(parents=True, exist_ok=True)
+    with (root / ".partial" / "lock").open("w") as lock:
+        if fcntl:  # a second make of the same folder waits here, and then finds it done
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not _finished(root, record):
-            _put(root, ".partial/synvt.json", json.dumps(record).encode())
+            _put(root, ".partial/synvt.json", record.encode())
             _fill(spec, root, keys, workers, progress)
-            (_write_sysu_lists if spec.layout == "sysu" else _write_regdb_lists)(spec, root, plan)
-            _write_factors(spec, root, keys)
-            _put(root, "synvt.json", json.dumps(record, indent=1).encode())
+            for name, data in (_sysu_lists if spec.layout == "sysu" else _regdb_lists)(spec, plan):
+                _put(root, name, data)
+            rows = sorted(factors(spec, keys), key=lambda row: row["path"])
+            lines = [",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows))]
+            _put(root, "factors.csv", "".join(lines).encode())
+            _put(root, "synvt.json", record.encode())
             shutil.rmtree(root / ".partial")
     return root
 

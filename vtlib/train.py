@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import evaluate
 from . import images as im
 from .config import Experiment
 from .losses import LOSSES, cmdc
@@ -25,12 +26,12 @@ def pick_device(name: str = "auto") -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def loss_terms(out: Output, labels: Tensor, modality: Tensor, losses: dict[str, dict]) -> Tensor:
-    """Every loss of an experiment, unweighted, (T,) in the order of `losses`."""
+def loss_terms(experiment: Experiment, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
+    """Every loss of an experiment, unweighted, (T,) in the order of `experiment.losses`."""
     terms = []
-    for name, options in losses.items():
-        reads = out.logits if name == "id" else getattr(out, options.get("on", "pooled"))
-        arguments = {k: v for k, v in options.items() if k not in ("weight", "on")}
+    for name, options in experiment.losses.items():
+        reads = out.logits if name == "id" else getattr(out, experiment.metric_on)
+        arguments = {k: v for k, v in options.items() if k != "weight"}
         terms.append(LOSSES[name](reads.float(), labels, modality, **arguments))
     return torch.stack(terms)
 
@@ -97,7 +98,7 @@ def fit(
     """Train an experiment's network and keep its history in `folder/history.jsonl`, a row an epoch.
 
     A row has epoch, lr, loss, every term unweighted, grad_norm, images_per_second, seconds and, where there are
-    validation identities, val_cmdc. After each epoch `folder/checkpoint.pt` is replaced;
+    validation identities, val_cmdc, val_rank1, val_mAP. After each epoch `folder/checkpoint.pt` is replaced;
     where it is found at the start, training goes on from it.
 
     Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; digest of that data;
@@ -115,7 +116,7 @@ def fit(
         for epoch in range(len(history), experiment.epochs):
             row = train_epoch(experiment, net, optimizer, sampler, batches, epoch)
             if len(val):
-                row["val_cmdc"] = validation_cmdc(experiment, net, val, Batches(val, pixels, device))
+                row |= validate(experiment, net, val, Batches(val, pixels, device))
             history.append(row)
             checkpoint(folder, net, optimizer, history, digest)
             bar.update()
@@ -143,7 +144,7 @@ def train_epoch(experiment, net, optimizer, sampler, batches: Batches, epoch: in
     for step, index in enumerate(sampler.epoch(epoch)):
         numbers = im.draw(len(index), draws)
         images, labels, modality = batches(index, lambda x, r=numbers: augment(experiment, x, r))
-        terms = loss_terms(net(images, modality), labels, modality, experiment.losses)
+        terms = loss_terms(experiment, net(images, modality), labels, modality)
         optimizer.zero_grad(set_to_none=True)
         (terms * weights).sum().backward()
         norm = torch.nn.utils.get_total_norm(p.grad for p in net.parameters() if p.grad is not None)
@@ -175,17 +176,25 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
 
 
 @torch.inference_mode()
-def validation_cmdc(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> float:
-    """Mean CMDC (S1 Eq. 4, Figure 5b) over fixed batches of the validation identities, network in evaluation mode."""
+def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
+    """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
+
+    CMDC is the mean over P x K batches that are the same in every epoch; rank-1 and mAP are of every thermal image
+    searching all visible ones. What is chosen, is chosen by these and never by test identities.
+    """
     net.eval()
-    p, k = min(experiment.identities_per_batch, val.pid.nunique()), experiment.images_per_identity
-    sampler = im.PKSampler(val.pid.to_numpy(), val.modality.to_numpy(), p, k, steps=-(-val.pid.nunique() // p), seed=0)
+    pids, modality = val.pid.to_numpy(), val.modality.to_numpy()
+    outs = [net(*batches(rows, im.normalise)[::2]) for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))]
+    reads, features = (torch.cat([getattr(o, n) for o in outs]).float() for n in (experiment.metric_on, "features"))
+    p = min(experiment.identities_per_batch, val.pid.nunique())
+    steps = -(-val.pid.nunique() // p)
+    sampler = im.PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
     margin = experiment.losses.get("cmdc", {}).get("margin", 0.3)
-    values = []
-    for index in sampler.epoch(0):
-        images, labels, modality = batches(index, im.normalise)
-        values.append(cmdc(net(images, modality).pooled.float(), labels, modality, margin=margin))
-    return torch.stack(values).mean().item()
+    values = [cmdc(reads[i], batches.labels[i], batches.modality[i], margin=margin) for i in sampler.epoch(0)]
+    visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
+    similarity = evaluate.similarity_matrix(features[thermal], features[visible])
+    found = evaluate.rank_metrics(similarity, pids[thermal], pids[visible])
+    return {"val_cmdc": torch.stack(values).mean().item(), "val_rank1": float(found.cmc[0]), "val_mAP": found.mAP}
 
 
 def checkpoint(folder: Path, net: nn.Module, optimizer, history: list[dict], digest: str) -> None:

@@ -1,0 +1,104 @@
+"""Every notebook: anatomy read from its source, and executed by papermill on the quick profile."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from vtlib import launch, papers
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+QUICK = {  # fewer rows than by default, where the rest would only repeat itself
+    "20_ablation": {"methods": ["Baseline", "DPAN+CMDC"]},
+    "21_lambda_sweep": {"lambdas": [0.0, 3.0]},
+    "40_tsne": {"people": 4},
+}
+named = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def source(cell):
+    return "".join(cell.source)
+
+
+@named
+def test_source_is_clean(path):
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    assert all(not c.outputs and c.execution_count is None for c in code)
+    assert set(nb.metadata) <= {"kernelspec", "language_info"} and len({c.id for c in nb.cells}) == len(nb.cells)
+    text = "\n".join(map(source, code))
+    assert not any(word in text for word in ("sys.path", "%%bash", "!pip", "warnings.", "class "))
+    assert max(len(source(c).splitlines()) for c in code) <= 25
+
+
+@named
+def test_anatomy(path):
+    nb = nbformat.read(path, 4)
+    first, prose = source(nb.cells[0]), "\n".join(source(c) for c in nb.cells if c.cell_type == "markdown")
+    assert first.startswith("# ") and first.splitlines()[0].endswith("?")
+    assert all(word in first for word in ("**You will see**", "**Reads", "**Takes**"))
+    assert "## The idea" in prose and "## Quick questions" in prose and "<details>" in prose
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    tags = [c.metadata.get("tags", []) for c in code]
+    assert tags[0] == ["parameters"] and sum("parameters" in t for t in tags) == 1 and tags[-1] == ["record"]
+    assert "launch.strict(globals())" in source(code[1])
+
+
+@named
+def test_every_parameter_is_documented_to_papermill(path):
+    declared = papermill.inspect_notebook(str(path))
+    nb = nbformat.read(path, 4)
+    lines = next(source(c) for c in nb.cells if c.metadata.get("tags") == ["parameters"]).splitlines()
+    assert len(declared) == len(lines) and all(
+        p["inferred_type_name"] in launch.PYTHON_TYPES for p in declared.values()
+    )
+
+
+@named
+def test_runs_on_the_quick_profile(path, home):
+    given = {"profile": "quick", **QUICK.get(path.stem, {})}
+    launch.run_notebook(path, given)
+    (out,) = (home / "results" / "quick" / "notebooks").glob(f"{path.stem}*.ipynb")
+    nb = nbformat.read(out, 4)
+    outputs = [o for c in nb.cells for o in c.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error"]
+    stderr = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stderr")
+    assert "Warning" not in stderr and "Traceback" not in stderr
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert pictures or path.stem == "23_comparison"
+
+
+def test_every_item_of_the_paper_has_its_report(home):
+    """Runs after the notebooks above; a report has printed and measured in columns of their own."""
+    import pandas as pd
+
+    for path in NOTEBOOKS:
+        launch.run_notebook(path, {"profile": "quick", **QUICK.get(path.stem, {})})  # up to date: seconds
+    for key in papers.ITEMS:
+        table = pd.read_csv(home / "results" / "quick" / "report" / f"{key}.csv")
+        assert {"row", "metric", "printed", "measured", "sd"} <= set(table), key
+        assert table.measured.notna().any(), key
+        assert (home / "results" / "quick" / "report" / f"{key}.txt").read_text().strip()
+    table = pd.read_csv(home / "results" / "quick" / "report" / "S1.T3.csv")
+    row = table[(table.row == "DPAN+CMDC") & (table.metric == "rank1")].iloc[0]
+    assert row.printed == 57.74 and row.measured != row.printed and len(row.run_ids.split()) == row.runs
+
+
+def test_train_notebook_searches_real_images(home, shared):
+    path = next(p for p in NOTEBOOKS if p.stem == "10_train")
+    root = str(shared / "realdata" / "kaist_ped")
+    launch.run_notebook(path, {"profile": "quick", "dataset": "folder", "data": root})
+    (out,) = (home / "results" / "quick" / "notebooks").glob("10_train-*folder*.ipynb")
+    assert "gradient histograms" in json.dumps(nbformat.read(out, 4))
+
+
+def test_a_misspelled_parameter_stops_papermill_itself(home, tmp_path):
+    path = next(p for p in NOTEBOOKS if p.stem == "21_lambda_sweep")
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'lamdas': did you mean 'lambdas'"):
+        papermill.execute_notebook(
+            str(path), str(tmp_path / "out.ipynb"), {"profile": "quick", "lamdas": [1.0]}, progress_bar=False,
+            kernel_name="python3",
+        )  # fmt: skip
