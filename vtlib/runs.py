@@ -235,9 +235,7 @@ def environment(experiment: Experiment) -> dict:
     """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
     device = train.pick_device(experiment.device)
     versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
-    name = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
         "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
         "device": f"{device}: {name}",
@@ -245,6 +243,17 @@ def environment(experiment: Experiment) -> dict:
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def processor() -> str:
+    """The processor's name and the number of its cores."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def commit() -> str:
