@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vtlib import model
 from vtlib.model import TwoStreamNet
@@ -96,3 +97,25 @@ def test_weights_that_cannot_be_had_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(RuntimeError, match=r"ImageNet weights of resnet18 could not be downloaded .*weights=PATH"):
         TwoStreamNet(2, "resnet18", "imagenet")
+
+
+class Largest(TorchDispatchMode):
+    """Remember the largest tensor that any operation gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, torch.Tensor)]
+        self.numel = max([self.numel, *(t.numel() for t in tensors)])
+        return out
+
+
+def test_attention_never_holds_the_map_unless_asked_for():
+    x = torch.rand(1, 8, 72, 36, requires_grad=True)  # stage 1 of a 288 x 144 image: 2,592 positions
+    attention = model.PositionAttention(8)
+    with Largest() as fused:
+        attention(x).sum().backward()
+    with Largest() as drawn:
+        attention.attention_map(x)
+    assert fused.numel <= 4 * x.numel() and drawn.numel == 2592**2

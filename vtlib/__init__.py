@@ -2,6 +2,7 @@
 
 config      Experiment: every number that changes a result; profiles; the run id
 synthetic   SynVT, the embedded data set, in the public sets' layouts
+figure      one person and one scene as pixels: capsules, projection, rasteriser, paint, sensor
 datasets    SYSU-MM01, RegDB and plain folders as one table; checks against published counts
 images      decoded uint8 store, batched augmentation, P x K sampler
 model       two-stream ResNet, position attention, pooling, neck

@@ -150,7 +150,10 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
 def everything(arguments) -> int:
     """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
     start, profile = time.perf_counter(), resolve_profile(arguments.profile)
-    make_data(profile)
+    from . import runs
+
+    for name in DATA[profile].values():
+        runs.data_folder(name)
     failures = suite(argparse.Namespace(profile=profile, jobs=arguments.jobs, items=[]))
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         try:
@@ -158,24 +161,12 @@ def everything(arguments) -> int:
         except RuntimeError as error:
             failures += 1
             print(f"failed: {error}", file=sys.stderr)
-    from .runs import results_root
-
-    print(f"\n{profile}, in {shown(results_root() / profile)} (notebooks/, report/, runs/):")
-    for line in sorted((results_root() / profile / "report").glob("*.txt")):
+    root = runs.results_root() / profile
+    print(f"\n{profile}, in {shown(root)} (notebooks/, report/, runs/):")
+    for line in sorted((root / "report").glob("*.txt")):
         print(f"  {line.stem}: {line.read_text().strip()}")
     print(f"{time.perf_counter() - start:.0f} s")
     return 1 if failures else 0
-
-
-def make_data(profile: str) -> None:
-    """The embedded sets of a profile; the real ones must be there already."""
-    from . import datasets, synthetic
-
-    for name in DATA[profile].values():
-        if name in synthetic.PRESETS:
-            synthetic.make(synthetic.PRESETS[name], datasets.data_root() / name)
-        else:
-            datasets.locate(name)
 
 
 def shown(path: Path) -> str:
@@ -275,7 +266,7 @@ def data(arguments) -> int:
         print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root))}")
         return 0
     if arguments.action == "check":
-        root = arguments.path or datasets.locate(arguments.name)
+        root = arguments.path or datasets.locate(DATA["paper"].get(arguments.name, arguments.name))
         report = datasets.check(arguments.name, root, published=arguments.name != "folder")
         print(report.to_string(index=False))
         for sentence in datasets.problems(report):
@@ -293,7 +284,7 @@ def data(arguments) -> int:
     return 0
 
 
-def show(table, root: Path, target: Path, people: int = 14) -> None:
+def show(table, root: Path, target: Path, people: int = 12) -> None:
     """A picture of the first people of a set: a column each, a row for each camera, visible ones first."""
     import numpy as np
     from PIL import Image

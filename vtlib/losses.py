@@ -14,14 +14,15 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances (N, M) of the rows of a (N, D) and b (M, D); the gradient is zero where two rows coincide.
 
     Written as differences of squares so that it is one matrix product, of rows moved to a common centre: far from the
-    origin the squares would leave no digits for their difference. Clamped inside the root, whose slope at zero is
-    infinite and would turn a zero into NaN in the backward pass.
+    origin the squares would leave no digits for their difference. What is left within their rounding is zero, and the
+    root never sees it: its slope at zero is infinite and would turn a zero into NaN in the backward pass.
     """
     shift = a.detach().mean(0)
     a, b = a - shift, b - shift
-    square = a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)  # (N, M)
-    tiny = torch.finfo(square.dtype).tiny ** 0.5
-    return torch.where(square > tiny, square.clamp(min=tiny).sqrt(), 0 * square)
+    squares = a.square().sum(1, keepdim=True) + b.square().sum(1)  # (N, M)
+    square = squares - 2 * a @ b.T
+    apart = square > 4 * torch.finfo(square.dtype).eps * squares
+    return torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
 
 
 def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:

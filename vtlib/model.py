@@ -37,7 +37,8 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W). Fused: memory grows with H*W, not with its square."""
-        b, c, d = (conv(x).flatten(2).mT[:, None] for conv in (self.b, self.c, self.d))  # (B, 1, N, C)
+        # contiguous in C: torch falls back to the explicit (N, N) form without a word where it is not
+        b, c, d = (conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.b, self.c, self.d))  # (B, 1, N, C)
         context = F.scaled_dot_product_attention(query=c, key=b, value=d, scale=1.0)
         return self.alpha * context[:, 0].mT.reshape(x.shape) + x
 
@@ -87,10 +88,10 @@ def load_backbone(name: str, weights: str) -> ResNet:
     if weights == "imagenet" and name != "thin":
         enum = torchvision.models.get_model_weights(name)
         try:
-            return torchvision.models.get_model(name, weights=enum.DEFAULT)
+            return torchvision.models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
         except OSError as error:
             raise RuntimeError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.DEFAULT.url} "
+                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.IMAGENET1K_V1.url} "
                 "elsewhere and give its path as weights=PATH, or train from scratch with weights=none"
             ) from error
     if weights == "imagenet":

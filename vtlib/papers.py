@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .config import Experiment, experiment
+from .config import VALIDATION, Experiment, experiment
 from .runs import METRICS, Run, collect, results_root
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # Figure 4's axis; the paper's choice is 3
@@ -123,7 +123,9 @@ def at_lambda(profile: str, weight: float) -> list[Experiment]:
 
 
 def both_layouts(profile: str) -> dict[str, list[Experiment]]:
-    return {name: seeds(profile, "dpan_cmdc", dataset=name)[:1] for name in ("sysu", "regdb")}
+    """The full system once on each layout, with validation identities even where the papers' protocol trains on all."""
+    held = {"sysu": {"train_on": "train"}, "regdb": {"validation_identities": VALIDATION[profile] or 20}}
+    return {name: seeds(profile, "dpan_cmdc", dataset=name, **fields)[:1] for name, fields in held.items()}
 
 
 LAMBDA_POINT = pd.DataFrame(
@@ -202,13 +204,16 @@ def beside(item: str, measured_rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def wide(table: pd.DataFrame, measured_name: str) -> pd.DataFrame:
+def wide(table: pd.DataFrame, measured_name: str, metrics: Iterable[str] = ("rank1", "rank10", "rank20", "mAP")):
     """A tidy table of `beside` as a reader wants it: rows of the paper, printed and measured in blocks of their own."""
-    blocks = {"printed": "printed", measured_name: "measured"}
-    shown = table[table.metric.isin(["rank1", "rank10", "rank20", "mAP"])]
-    order = list(dict.fromkeys(table.row))
-    frames = {name: shown.pivot(index="row", columns=["setting", "metric"], values=v) for name, v in blocks.items()}
-    return pd.concat(frames, axis=1).loc[order].dropna(axis=1, how="all")
+    shown = table[table.metric.isin(list(metrics))]
+    frames = {
+        name: shown.pivot(index="row", columns=["setting", "metric"], values=column)
+        for name, column in (("printed", "printed"), (measured_name, "measured"), ("sd over runs", "sd"))
+    }
+    columns = pd.MultiIndex.from_product([frames, dict.fromkeys(table.setting), metrics])
+    both = pd.concat(frames, axis=1).reindex(columns=columns).dropna(axis=1, how="all")
+    return both.loc[list(dict.fromkeys(table.row))].rename_axis(index=None).style.format(precision=2, na_rep="")
 
 
 def differences(runs: dict[str, list[Run]], reference: str, protocol: str) -> pd.DataFrame:

@@ -25,16 +25,22 @@ def figure(
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss terms, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
+    """Loss terms, validation, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
     other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds"}
     terms = [c for c in history if c not in other and not c.startswith("val_")]
-    fig, ((left, middle, right),) = figure(1, 3, width=3.6)
-    for term in terms:
-        left.plot(history.epoch, history[term], label=term)
-    left.set(title="loss terms, unweighted", xlabel="epoch", ylim=(0, None))
-    left.legend(frameon=False)
-    middle.plot(history.epoch, history.grad_norm, color="0.3")
-    middle.set(title="gradient norm", xlabel="epoch", ylim=(0, None))
+    found = [c for c in ("val_rank1", "val_mAP") if c in history]
+    fig, ((left, second, third, right),) = figure(1, 4, width=2.9, height=2.6)
+    for ax, columns, title in (
+        (left, terms, "loss terms, unweighted"),
+        (second, found, "validation identities, fractions"),
+    ):
+        for column in columns:
+            ax.plot(history.epoch, history[column], label=column.removeprefix("val_"))
+        ax.set(title=title, xlabel="epoch", ylim=(0, None))
+        if columns:
+            ax.legend(frameon=False)
+    third.plot(history.epoch, history.grad_norm, color="0.3")
+    third.set(title="gradient norm", xlabel="epoch", ylim=(0, None))
     right.step(history.epoch, history.lr, where="mid", color="0.3")
     right.set(title="learning rate", xlabel="epoch", yscale="log")
     return fig
@@ -45,8 +51,11 @@ def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
     fig, axes = figure(1, len(metrics), width=3.6, height=0.5 * table.row.nunique() + 1.2, sharey=True)
     for ax, metric in zip(axes[0], metrics, strict=True):
         part = table[table.metric == metric]
-        sns.stripplot(part, x="value", y="row", ax=ax, color="0.4", size=4, jitter=False)
-        sns.pointplot(part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, color="#1f6fb2")
+        thin = {"linewidth": 1.2, "alpha": 0.6}
+        sns.pointplot(
+            part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, err_kws=thin, color="#1f6fb2"
+        )
+        sns.stripplot(part, x="value", y="row", ax=ax, color="0.2", size=4, jitter=False, zorder=9)
         ax.set(title=metric, xlabel="percent", ylabel="")
     fig.suptitle(title)
     return fig

@@ -24,7 +24,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import __version__, datasets, evaluate, train
+from . import __version__, datasets, evaluate, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
 from .model import TwoStreamNet
@@ -76,9 +76,19 @@ class Run:
         return net.eval()
 
 
+def data_folder(name: str) -> Path:
+    """The folder of a data set; an embedded one is made, or finished, where it is missing.
+
+    Raises: FileNotFoundError for any other set that is not there.
+    """
+    if name in synthetic.PRESETS:
+        return synthetic.make(synthetic.PRESETS[name], datasets.data_root() / name)
+    return datasets.locate(name)
+
+
 def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     """Table and decoded images of an experiment's data; its training and validation identities as it wants them."""
-    root = datasets.locate(experiment.data)
+    root = data_folder(experiment.data)
     table = datasets.read(experiment.dataset, root, split=experiment.split)
     store = im.store(table, root, experiment.height, experiment.width)
     if experiment.train_on == "train+val":
@@ -114,10 +124,10 @@ def is_current(done: Run) -> bool:
     if any(stored.get(k, Experiment.model_fields[k].default) != v for k, v in fields.items()):
         return False  # a default has changed since
     try:
-        store = load_data(done.experiment)[1]
+        datasets.locate(done.experiment.data)
     except FileNotFoundError:
         return True  # results may travel without their data
-    return store.digest == done.metrics["data_digest"]
+    return load_data(done.experiment)[1].digest == done.metrics["data_digest"]
 
 
 def make(experiment: Experiment, folder: Path) -> None:
