@@ -1,6 +1,11 @@
 """The command line: strict names, one clear sentence on failure, nothing finished made again."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
@@ -130,6 +135,19 @@ def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monk
     assert launch.main(["suite", "--profile", "quick"]) == 1
     error = capsys.readouterr().err
     assert "failed: cmdc on nowhere, seed 99" in error and f"{broken.run_id}.log" in error
+
+
+def test_ctrl_c_stops_the_suite_at_once_and_keeps_what_is_finished(home, tmp_path):
+    environment = os.environ | {"VTLIB_RESULTS": str(tmp_path)}
+    call = [sys.executable, "-m", "vtlib.launch", "suite", "--profile", "quick", "--jobs", "1", "S1.T3"]
+    process = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("quick/runs/*/metrics.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "the same command goes on from there" in error
+    assert 1 <= len(list(tmp_path.glob("quick/runs/*/metrics.json"))) < 4
 
 
 def test_metrics_json_is_valid_and_printed_by_train(home, capsys):

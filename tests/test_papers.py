@@ -58,3 +58,37 @@ def test_convergence_sentence_reads_the_curve():
     sentence = papers.convergence_sentence(curves)
     assert "sysu training 10.00 to 1.01, quick, stable" in sentence
     assert "sysu validation 1.00 to 9.00, not quick, not stable" in sentence
+
+
+def frame(rank1, m_ap):
+    return pd.DataFrame({"seed": range(len(rank1)), "split": 1, "rank1": rank1, "mAP": m_ap})
+
+
+def test_differences_are_paired_by_seed(monkeypatch):
+    runs = {  # seed moves both rows alike: the gain is 2, 2, 2.3 though the rows overlap
+        "Baseline": frame([0.10, 0.14, 0.20], [0.2, 0.2, 0.2]),
+        "Baseline+DPAN": frame([0.12, 0.16, 0.223], [0.2, 0.3, 0.1]),
+        "one seed": frame([0.5], [0.5]),
+    }
+    monkeypatch.setattr(papers, "collect", lambda group, protocol: group)
+    table = papers.differences(runs, "Baseline", "any").set_index(["row", "metric"])
+    gain = table.loc[("Baseline+DPAN", "rank1")]
+    assert gain.gain == pytest.approx(2.1) and gain.standard_error == pytest.approx(0.1) and gain.pairs == 3
+    assert gain.counts and not table.loc[("Baseline+DPAN", "mAP")].counts
+    one = table.loc[("one seed", "rank1")]
+    assert one.pairs == 1 and not one.counts and pd.isna(one.standard_error)
+    sentence = papers.ablation_sentence(table.reset_index(), "Baseline")
+    assert "Baseline+DPAN +2.1 +- 0.1," in sentence and sentence.endswith("One seed: no claim.")
+
+
+def test_wide_keeps_printed_and_measured_apart_and_in_the_papers_order():
+    measured = pd.DataFrame(
+        [["Baseline", "all", "rank1", 10.0, 1.0, 3, "a b c"], ["DPAN+CMDC", "all", "rank1", 12.0, 2.0, 3, "d e f"]],
+        columns=["row", "setting", "metric", "measured", "sd", "runs", "run_ids"],
+    )
+    table = papers.beside("S1.T3", measured)
+    shown = papers.wide(table, "measured on X", ["rank1", "mAP"]).data
+    assert list(shown.index) == ["Baseline", "Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC"]
+    assert shown.loc["DPAN+CMDC", ("printed", "all", "rank1")] == 57.74
+    assert shown.loc["DPAN+CMDC", ("measured on X", "all", "rank1")] == 12.0
+    assert pd.isna(shown.loc["Baseline+DPAN", ("measured on X", "all", "rank1")])

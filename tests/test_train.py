@@ -26,7 +26,7 @@ def tiny(home):
 def fit(tiny, folder, **options):
     folder.mkdir(exist_ok=True)
     made, table, store = tiny
-    return train.fit(made, table, store.pixels, folder, digest=store.digest, **options)
+    return train.fit(made, table, store.pixels, folder, origin=store.digest, **options)
 
 
 def weights(net):
@@ -106,12 +106,21 @@ def test_stopped_at_any_epoch_it_ends_bit_equal(tiny, tmp_path):
         pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(folder), check_exact=True)
 
 
+def test_a_kill_between_checkpoint_and_history_loses_no_row(tiny, tmp_path):
+    fit(tiny, tmp_path / "a")
+    path = tmp_path / "a" / "history.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    fit(tiny, tmp_path / "a")
+    assert path.read_text() == whole
+
+
 def long_run(folder, data, results):
     os.environ |= {"VTLIB_DATA": data, "VTLIB_RESULTS": results}
     torch.set_num_threads(1)
     made = experiment("quick", "dpan_cmdc", epochs=12, device="cpu")
     table, store = runs.load_data(made)
-    train.fit(made, table, store.pixels, folder, digest=store.digest)
+    train.fit(made, table, store.pixels, folder, origin=store.digest)
 
 
 def test_killed_without_warning_it_ends_bit_equal(tiny, tmp_path, home):
@@ -123,22 +132,22 @@ def test_killed_without_warning_it_ends_bit_equal(tiny, tmp_path, home):
         target=long_run, args=(folder, str(home / "data"), str(home / "results"))
     )
     child.start()
-    deadline = time.monotonic() + 60
-    while not (folder / "history.jsonl").is_file() and time.monotonic() < deadline:
+    history, deadline = folder / "history.jsonl", time.monotonic() + 300
+    while not (history.is_file() and history.read_text()) and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    done = len((folder / "history.jsonl").read_text().splitlines())
+    done = len(history.read_text().splitlines())
     assert 1 <= done < 12, "the kill came too late to test anything"
     resumed = weights(fit((made, *tiny[1:]), folder))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
-def test_checkpoint_of_other_data_is_not_gone_on_from(tiny, tmp_path):
+def test_checkpoint_of_another_origin_is_not_gone_on_from(tiny, tmp_path):
     made, table, store = tiny
     fit(tiny, tmp_path / "a")
     again = []
-    train.fit(made, table, store.pixels, tmp_path / "a", digest="other", on_epoch=again.append)
+    train.fit(made, table, store.pixels, tmp_path / "a", origin="other", on_epoch=again.append)
     assert len(again) == 4
 
 

@@ -30,21 +30,19 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, run one command; 0 on success, 1 with one sentence on stderr on failure, 2 on wrong usage."""
     parser = argparse.ArgumentParser(prog="vtlib", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    add = lambda name, call, **kw: set_call(commands.add_parser(name, **kw), call)  # noqa: E731
-    sub = add("notebook", notebook, help="execute a notebook with papermill and keep it under results/")
+    sub = command(commands, "notebook", notebook, "execute a notebook with papermill and keep it under results/")
     sub.add_argument("path", type=Path)
     sub.add_argument("parameters", nargs="*", metavar="key=value", help="as papermill --help-notebook PATH lists them")
     sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
-    sub = add("train", train, help="run one experiment, or load it if it is finished")
+    sub = command(commands, "train", train, "run one experiment, or load it if it is finished")
     sub.add_argument("fields", nargs="*", metavar="key=value", help=f"of {', '.join(Experiment.model_fields)}")
-    sub = add("suite", suite, help="make every run that the tables and figures need, several at a time")
-    sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
-    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: one per core, or one on a GPU")
+    whole = command(commands, "all", everything, "data, suite, every notebook, and a summary: what run_all.sh runs")
+    sub = command(commands, "suite", suite, "make every run that the tables and figures need, several at a time")
     sub.add_argument("items", nargs="*", metavar="S1.T3", help="tables and figures; default: all")
-    sub = add("all", everything, help="data, suite, every notebook, and a summary: what run_all.sh runs")
-    sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
-    sub.add_argument("--jobs", type=int, default=0, help="as for suite")
-    sub = add("data", data, help="make, check, describe or show a data set")
+    for each in (whole, sub):
+        each.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
+        each.add_argument("--jobs", type=int, default=0, help="runs at a time; default: one per core, or one on a GPU")
+    sub = command(commands, "data", data, "make, check, describe or show a data set")
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
@@ -54,9 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"vtlib: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("vtlib: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
-def set_call(parser: argparse.ArgumentParser, call) -> argparse.ArgumentParser:
+def command(commands, name: str, call, about: str) -> argparse.ArgumentParser:
+    """A sub-command's parser; `call` gets the parsed arguments and returns an exit code or None."""
+    parser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(call=call)
     return parser
 
@@ -236,9 +239,13 @@ def suite(arguments) -> int:
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(train_process, e, root / "logs", threads): e for e in missing}
-        for future in tqdm(as_completed(futures), "runs", total=len(missing), unit="run"):
-            if future.result():
-                failed.append(futures[future])
+        try:
+            for future in tqdm(as_completed(futures), "runs", total=len(missing), unit="run"):
+                if future.result():
+                    failed.append(futures[future])
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)  # else leaving the pool would start what still waits
+            raise
     for e in failed:
         log = root / "logs" / f"{e.run_id}.log"
         last = log.read_text().strip().splitlines()[-1:]
@@ -251,12 +258,12 @@ def train_process(wanted: Experiment, logs: Path, threads: str) -> int:
     fields = [f"{k}={json.dumps(v)}" for k, v in wanted.model_dump(mode="json").items()]
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     with (logs / f"{wanted.run_id}.log").open("w") as log:
-        command = [sys.executable, "-m", "vtlib.launch", "train", *fields]
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        call = [sys.executable, "-m", "vtlib.launch", "train", *fields]
+        return subprocess.run(call, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
 
 
 def data(arguments) -> int:
-    """make a SynVT preset, check a real set against its published counts, or describe a folder."""
+    """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
     from . import datasets, synthetic
 
     if arguments.action == "make":

@@ -135,7 +135,9 @@ def make(experiment: Experiment, folder: Path) -> None:
     start = time.perf_counter()
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     table, store = load_data(experiment)
-    net = train.fit(experiment, table, store.pixels, folder, digest=store.digest)
+    # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
+    origin = store.digest + experiment.model_dump_json(exclude=NOT_HASHED)
+    net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     test = table[table.split == "test"]
     features = extract(net, test, store)
     columns = {c: torch.tensor(test[c].to_numpy()) for c in ("pid", "cam", "modality", "number")}
@@ -155,7 +157,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "data_digest": store.digest,
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
-            "last_session_seconds": time.perf_counter() - start,
+            "last_call_seconds": time.perf_counter() - start,
             "parameters": sum(p.numel() for p in net.parameters()),
             **environment(experiment),
         },

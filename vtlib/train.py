@@ -92,7 +92,7 @@ def fit(
     pixels: np.ndarray,
     folder: Path,
     *,
-    digest: str = "",
+    origin: str = "",
     on_epoch: Callable[[dict], None] | None = None,
 ) -> TwoStreamNet:
     """Train an experiment's network and keep its history in `folder/history.jsonl`, a row an epoch.
@@ -101,7 +101,8 @@ def fit(
     validation identities, val_cmdc, val_rank1, val_mAP. After each epoch `folder/checkpoint.pt` is replaced;
     where it is found at the start, training goes on from it.
 
-    Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; digest of that data;
+    Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; origin: of data and
+        fields, a checkpoint of another origin is not used;
         on_epoch: called with each row.
     Returns: the trained network on its device.
     Raises: FloatingPointError naming epoch, step and term if a loss is not finite.
@@ -111,14 +112,15 @@ def fit(
     sampler, batches = make_sampler(experiment, train), Batches(train, pixels, device)
     net = make_net(experiment, train.pid.nunique()).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(experiment, net)
-    history = resume(folder, net, optimizer, digest)
+    history = resume(folder, net, optimizer, origin)
+    write_history(folder, history)  # a kill may have come between the checkpoint and its last row
     with tqdm(total=experiment.epochs, initial=len(history), desc=bar_title(experiment), unit="epoch") as bar:
         for epoch in range(len(history), experiment.epochs):
             row = train_epoch(experiment, net, optimizer, sampler, batches, epoch)
             if len(val):
                 row |= validate(experiment, net, val, Batches(val, pixels, device))
             history.append(row)
-            checkpoint(folder, net, optimizer, history, digest)
+            checkpoint(folder, net, optimizer, history, origin)
             bar.update()
             bar.set_postfix(loss=f"{row['loss']:.3f}", rate=f"{row['images_per_second']:.0f} images/s")
             if on_epoch:
@@ -197,23 +199,27 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     return {"val_cmdc": torch.stack(values).mean().item(), "val_rank1": float(found.cmc[0]), "val_mAP": found.mAP}
 
 
-def checkpoint(folder: Path, net: nn.Module, optimizer, history: list[dict], digest: str) -> None:
+def checkpoint(folder: Path, net: nn.Module, optimizer, history: list[dict], origin: str) -> None:
     """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint."""
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "digest": digest}
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "origin": origin}
     torch.save(state, folder / "checkpoint.tmp")
     os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
-    text = "".join(json.dumps(row) + "\n" for row in history)
-    (folder / "history.tmp").write_text(text)
+    write_history(folder, history)
+
+
+def write_history(folder: Path, history: list[dict]) -> None:
+    """One line of JSON an epoch, replaced as a whole."""
+    (folder / "history.tmp").write_text("".join(json.dumps(row) + "\n" for row in history))
     os.replace(folder / "history.tmp", folder / "history.jsonl")
 
 
-def resume(folder: Path, net: nn.Module, optimizer, digest: str) -> list[dict]:
+def resume(folder: Path, net: nn.Module, optimizer, origin: str) -> list[dict]:
     """Fill network and optimizer from the folder's checkpoint; returns its history, [] where there is none to use."""
     path = folder / "checkpoint.pt"
     if not path.is_file():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["digest"] != digest:  # of other data: begin anew
+    if state["origin"] != origin:  # of other data or fields: begin anew
         return []
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
