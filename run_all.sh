@@ -28,7 +28,8 @@ case "${1:-}" in
   setup) setup ;;
   test)
     setup
-    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
     .venv/bin/python -m pytest "${@:2}"
     ;;
   "" | --*)

@@ -100,6 +100,31 @@ def test_a_run_of_changed_data_or_fields_is_set_aside_never_read_never_deleted(h
     assert runs.run(wanted).metrics == second  # results may travel without their data
 
 
+def test_a_run_of_other_lists_or_permutations_is_not_current_nor_its_checkpoint_used(home):
+    copy = home / "data" / "lists"
+    shutil.copytree(home / "data" / "synvt_sysu_quick", copy)
+    wanted = experiment("quick", "cmdc", data="lists", epochs=1)
+    mat = copy / "exp" / "rand_perm_cam.mat"
+    aside = mat.rename(copy / "aside.mat")
+    without = runs.run(wanted)
+    assert not any("official" in name for name in without.metrics["protocols"])
+    aside.rename(mat)
+    assert "sysu all 1-shot official" in runs.run(wanted).metrics["protocols"]
+    before = runs.load_data(wanted)[1].digest
+    train_ids, test_ids = copy / "exp" / "train_id.txt", copy / "exp" / "test_id.txt"
+    a, b = train_ids.read_text(), test_ids.read_text()
+    train_ids.write_text(b), test_ids.write_text(a)  # the same images, other people tested
+    assert runs.load_data(wanted)[1].digest != before
+    exchanged = runs.run(wanted)
+    assert set(exchanged.features["pid"].tolist()) == {int(p) for p in a.split(",")}
+    shutil.rmtree(copy)
+
+
+def test_transfer_of_a_run_of_another_regdb_split(home, shared):
+    run = runs.run(experiment("quick", "baseline", dataset="regdb", split=2))
+    assert set(runs.transfer(run, shared / "realdata" / "kaist_ped")) == {"folder v2t", "folder t2v"}
+
+
 def test_regdb_gives_both_directions(home):
     run = runs.run(experiment("quick", "baseline", dataset="regdb"))
     assert set(run.metrics["protocols"]) == {"regdb v2t", "regdb t2v"}

@@ -5,6 +5,7 @@ last and atomically, metrics.json: the only sign of "done".
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ from . import images as im
 from .config import NOT_HASHED, Experiment
 from .model import TwoStreamNet
 
+PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -91,6 +93,11 @@ def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     root = data_folder(experiment.data)
     table = datasets.read(experiment.dataset, root, split=experiment.split)
     store = im.store(table, root, experiment.height, experiment.width)
+    # the images are not all that a result hangs on: lists decide who is tested, permutations draw the galleries
+    facts = hashlib.sha256((store.digest + table.to_csv()).encode())
+    if (permutations := root / PERMUTATIONS).is_file():
+        facts.update(permutations.read_bytes())
+    store = im.Store(store.pixels, facts.hexdigest())
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
     if experiment.validation_identities:
@@ -111,7 +118,7 @@ def run(experiment: Experiment) -> Run:
             done = Run(experiment, folder)
             if is_current(done):
                 return done
-            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
             folder.mkdir()
         make(experiment, folder)
     return Run(experiment, folder)
@@ -187,7 +194,7 @@ def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame
 def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """all / indoor search, 1 and (where every set has ten images) 10 shots, official and community galleries."""
     columns = [test[c].to_numpy() for c in ("pid", "cam", "number")]
-    path = datasets.locate(experiment.data) / "exp" / "rand_perm_cam.mat"
+    path = data_folder(experiment.data) / PERMUTATIONS
     permutations = datasets.sysu_permutations(path) if path.is_file() else None
     galleries = ["community"] if permutations is None else ["official", "community"]
     fewest = test[test.modality == 0].groupby(["pid", "cam"]).size().min()
@@ -213,7 +220,9 @@ def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[st
 
     Args: histograms: the untrained baseline on the same images instead of the network.
     """
-    experiment = run.experiment.but(dataset="folder", data=str(root), validation_identities=0)
+    experiment = run.experiment.but(
+        dataset="folder", data=str(root), split=1, validation_identities=0, train_on="train"
+    )
     table, store = load_data(experiment)
     test = table[table.split == "test"]
     if histograms:
