@@ -88,6 +88,11 @@ def test_strict_lets_right_parameters_pass():
     launch.strict(space)
 
 
+@pytest.mark.parametrize("text", ["[1, 2", "@x", "a: b: c", "%x", "*x"])
+def test_text_that_is_neither_json_nor_yaml_stays_text(text):
+    assert launch.parse(text) == text
+
+
 def test_values_are_typed():
     given = launch.pairs(["a=1e-3", "b=3", "c=true", "d=[1, 2.5]", "e=text", 'f={"x": {"weight": 5e-05}}', "g="])
     assert given["a"] == 0.001 and given["b"] == 3 and given["c"] is True and given["d"] == [1, 2.5]
@@ -98,6 +103,8 @@ def test_values_are_typed():
     ("call", "sentence"),
     [
         (["train", "profile=quick", "epoch=3"], "unknown field 'epoch': did you mean 'epochs'?"),
+        (["train", "profile=quick", "method=1"], "unknown method 1: choose one of"),
+        (["train", "profile=quick", "dataset=[1]"], "dataset: Input should be"),
         (["data", "make", "synvt_susy"], "unknown data set 'synvt_susy': did you mean 'synvt_sysu'?"),
         (["data", "describe", "nowhere"], "nowhere"),
         (["suite", "--profile", "quick", "S1.T9"], "unknown item 'S1.T9': did you mean"),

@@ -106,6 +106,17 @@ def test_stopped_at_any_epoch_it_ends_bit_equal(tiny, tmp_path):
         pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(folder), check_exact=True)
 
 
+def test_validation_identities_without_both_modalities_do_not_stop_training(tiny, tmp_path):
+    made, table, store = tiny
+    made = made.but(epochs=1)
+    lone = table[(table.split == "val") & (table.modality == 1)].pid.unique()
+    for missing, found in ((lone[:1], True), (lone[1:], False)):
+        part = table.assign(split=table.split.mask(table.pid.isin(missing) & (table.modality == 1), "none"))
+        folder = tmp_path / str(found)
+        fit((made, part, store), folder)
+        assert ("val_cmdc" in (folder / "history.jsonl").read_text()) == found
+
+
 def test_a_kill_between_checkpoint_and_history_loses_no_row(tiny, tmp_path):
     fit(tiny, tmp_path / "a")
     path = tmp_path / "a" / "history.jsonl"

@@ -50,7 +50,7 @@ class Experiment(BaseModel):
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
     epochs: int = Field(60, ge=1)
-    steps_per_epoch: int = Field(0, ge=0)  # 0: the larger modality once, as public code does (SYSU-MM01: 696)
+    steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
     identities_per_batch: int = Field(8, ge=2)  # P
     images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
     lr: float = Field(0.1, gt=0)
@@ -134,7 +134,7 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
         raise ValueError(unknown("method", method, METHODS))
     dataset = overrides.get("dataset", "sysu")
     fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **METHODS[method]}
-    if dataset in DATA[profile]:
+    if isinstance(dataset, str) and dataset in DATA[profile]:
         fields["data"] = DATA[profile][dataset]
     if dataset != "sysu":
         fields |= {"validation_identities": VALIDATION[profile], "train_on": "train"}
@@ -173,6 +173,6 @@ def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
 
 def unknown(kind: str, name: str, known) -> str:
     """One sentence for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}: {hint}"

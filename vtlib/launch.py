@@ -80,7 +80,7 @@ def parse(text: str) -> object:
     for read in (json.loads, float, yaml.safe_load):
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, yaml.YAMLError):
             continue
     return text
 
@@ -155,13 +155,18 @@ def everything(arguments) -> int:
     start, profile = time.perf_counter(), resolve_profile(arguments.profile)
     from . import runs
 
+    failures = 0
     for name in DATA[profile].values():
-        runs.data_folder(name)
-    failures = suite(argparse.Namespace(profile=profile, jobs=arguments.jobs, items=[]))
+        try:
+            runs.data_folder(name)
+        except (FileNotFoundError, ValueError) as error:  # who has one of the real sets can run its half
+            failures += 1
+            print(f"failed: {error}", file=sys.stderr)
+    failures += suite(argparse.Namespace(profile=profile, jobs=arguments.jobs, items=[]))
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         try:
             run_notebook(path, {"profile": profile})
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, OSError) as error:
             failures += 1
             print(f"failed: {error}", file=sys.stderr)
     root = runs.results_root() / profile

@@ -264,7 +264,7 @@ def convergence_sentence(curves: pd.DataFrame) -> str:
     parts = []
     for (layout, part), rows in curves.groupby(["layout", "part"], sort=False):
         value = rows.sort_values("epoch").cmdc.to_numpy()
-        third, drop = max(1, len(value) // 3), value[0] - value.min()
+        third, drop = min(max(1, len(value) // 3), len(value) - 1), value[0] - value.min()
         quick, stable = value[0] - value[third] > drop / 2, abs(value[-1] - value[-third]) < drop / 10
         parts.append(
             f"{layout} {part} {value[0]:.2f} to {value[-1]:.2f}, {'quick' if quick else 'not quick'}, "

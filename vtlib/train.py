@@ -188,8 +188,11 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     pids, modality = val.pid.to_numpy(), val.modality.to_numpy()
     outs = [net(*batches(rows, im.normalise)[::2]) for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))]
     reads, features = (torch.cat([getattr(o, n) for o in outs]).float() for n in (experiment.metric_on, "features"))
-    p = min(experiment.identities_per_batch, val.pid.nunique())
-    steps = -(-val.pid.nunique() // p)
+    both = int((val.groupby("pid").modality.nunique() == 2).sum())  # the others cannot have a centre in each modality
+    if both < 2:
+        return {}
+    p = min(experiment.identities_per_batch, both)
+    steps = -(-both // p)
     sampler = im.PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
     margin = experiment.losses.get("cmdc", {}).get("margin", 0.3)
     values = [cmdc(reads[i], batches.labels[i], batches.modality[i], margin=margin) for i in sampler.epoch(0)]
