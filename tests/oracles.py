@@ -33,7 +33,10 @@ def identity(logits, labels, smoothing=0.1):
     """Eq. 5 of Wang et al. 2022: mean over samples of sum_i -q_i log p_i with C classes.
 
     q_i = 1 - (C-1)/C * zeta on the true class, zeta/C elsewhere; p = softmax of the logits (N, C).
+    Logits (N, S, C) of S classifiers: mean over samples of the sum over classifiers.
     """
+    if np.ndim(logits) == 3:
+        return sum(identity(logits[:, s], labels, smoothing) for s in range(logits.shape[1]))
     total, classes = 0.0, len(logits[0])
     for row, label in zip(logits, labels, strict=True):
         top = max(float(v) for v in row)
@@ -44,15 +47,17 @@ def identity(logits, labels, smoothing=0.1):
     return total / len(labels)
 
 
-def batch_hard_triplet(features, labels, margin=0.3):
+def batch_hard_triplet(features, labels, modality=None, margin=0.3, cross_modality=False):
     """Batch-hard triplet: mean over anchors a of [max_p d(a, p) - min_n d(a, n) + margin]_+ on the joint batch.
 
     p: same label, any modality, another sample than a. n: another label, any modality. d Euclidean.
+    cross_modality: p and n only of the modality that a has not.
     """
     total, rows = 0.0, range(len(labels))
     for a in rows:
-        hardest_positive = max(distance(features[a], features[p]) for p in rows if labels[p] == labels[a] and p != a)
-        hardest_negative = min(distance(features[a], features[n]) for n in rows if labels[n] != labels[a])
+        seen = [b for b in rows if b != a and not (cross_modality and modality[b] == modality[a])]
+        hardest_positive = max(distance(features[a], features[p]) for p in seen if labels[p] == labels[a])
+        hardest_negative = min(distance(features[a], features[n]) for n in seen if labels[n] != labels[a])
         total += max(0.0, hardest_positive - hardest_negative + margin)
     return total / len(labels)
 
@@ -97,6 +102,262 @@ def center_constraint(features, labels, modality):
     for x, i, m in zip(features, labels, modality, strict=True):
         total += distance(x, centre[int(i), int(m)]) ** 2
     return 0.5 * total / len(labels)
+
+
+def hetero_center(features, labels, modality, margin=0.0):
+    """Hetero-center loss of Zhu et al. 2020: mean over identities i of [||c_i^v - c_i^t||^2 - margin]_+."""
+    centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
+    for i in identities:
+        total += max(0.0, distance(centre[i, 0], centre[i, 1]) ** 2 - margin)
+    return total / len(identities)
+
+
+def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, local_weight=1.0):
+    """HC-Tri of Liu and Tan 2020: mean over the 2P centres of [margin + d_positive - d_negative]_+.
+
+    Positive: the identity's centre of the other modality. Negative: the nearest of the 2P-2 centres of other
+    identities, both modalities. local (N, S, d) adds local_weight times the sum over stripes s of the same there.
+    """
+    centre, total = centres(features, labels, modality), 0.0
+    for i, m in centre:
+        nearest = math.inf
+        for j, other in centre:
+            if j != i:
+                nearest = min(nearest, distance(centre[i, m], centre[j, other]))
+        total += max(0.0, margin + distance(centre[i, m], centre[i, 1 - m]) - nearest)
+    value = total / len(centre)
+    for s in range(0 if local is None else local.shape[1]):
+        value += local_weight * hetero_center_triplet(local[:, s], labels, modality, margin)
+    return value
+
+
+def center_metric(features, labels, modality, margin=0.3, instance_weight=1.0):
+    """CML of Ling et al. 2020: mean over identities of a hinge on the centres, plus instances pulled to their centre.
+
+    Hinge: [d(c_i^v, c_i^t) - min over j != i, m, m' of d(c_i^m, c_j^m') + margin]_+. Instances: instance_weight times
+    mean_x d(x, c_own), c_own of x's identity and modality. d Euclidean, not squared.
+    """
+    centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
+    for i in identities:
+        nearest = math.inf
+        for j in identities:
+            for m in (0, 1):
+                for other in (0, 1):
+                    if j != i:
+                        nearest = min(nearest, distance(centre[i, m], centre[j, other]))
+        total += max(0.0, distance(centre[i, 0], centre[i, 1]) - nearest + margin)
+    pull = 0.0
+    for x, i, m in zip(features, labels, modality, strict=True):
+        pull += distance(x, centre[int(i), int(m)])
+    return total / len(identities) + instance_weight * pull / len(labels)
+
+
+def squared_mmd(visible, thermal, kernels=5):
+    """MMD^2 of two lists of vectors: mean k(x, x') + mean k(y, y') - 2 mean k(x, y), the diagonal included.
+
+    k(a, b) = sum over i = 0..kernels-1 of exp(-||a - b||^2 / (bandwidth * 2^(i - kernels // 2))); bandwidth = mean of
+    ||z_a - z_b||^2 over the ordered pairs a != b of all rows. 0 where all rows coincide.
+    """
+    rows, total = [*visible, *thermal], 0.0
+    for a in rows:
+        for b in rows:
+            total += distance(a, b) ** 2
+    bandwidth = total / (len(rows) ** 2 - len(rows))
+    if bandwidth == 0:
+        return 0.0
+
+    def mean_kernel(left, right):
+        value = 0.0
+        for a in left:
+            for b in right:
+                for i in range(kernels):
+                    value += math.exp(-(distance(a, b) ** 2) / (bandwidth * 2.0 ** (i - kernels // 2)))
+        return value / (len(left) * len(right))
+
+    return mean_kernel(visible, visible) + mean_kernel(thermal, thermal) - 2 * mean_kernel(visible, thermal)
+
+
+def margin_mmd(features, labels, modality, margin=1.4, kernels=5):
+    """Mean over identities of MMD^2 between their visible and thermal samples where it exceeds margin, else 0."""
+    identities, total = sorted({int(i) for i in labels}), 0.0
+    for i in identities:
+        groups = [], []
+        for x, label, m in zip(features, labels, modality, strict=True):
+            if label == i:
+                groups[int(m)].append(x)
+        value = squared_mmd(*groups, kernels=kernels)
+        total += value if value > margin else 0.0
+    return total / len(identities)
+
+
+# Pair losses on the cosine similarity, Ling et al. 2021.
+
+
+def cosine(x, y):
+    """Cosine similarity of two vectors (D,); 0 where one of them is all zeros."""
+    product = sum(float(a) * float(b) for a, b in zip(x, y, strict=True))
+    norms = distance(x, [0.0] * len(x)) * distance(y, [0.0] * len(y))
+    return product / norms if norms else 0.0
+
+
+def directions(features, labels, modality, relation="i2i"):
+    """[(anchors, their labels, candidates, their labels)]: visible anchors and thermal candidates, then the reverse.
+
+    Anchors are samples (i2i) or centres (c2i, c2c); candidates are samples (i2i, c2i) or centres (c2c).
+    """
+    samples, means = (([], []), ([], [])), (([], []), ([], []))
+    for x, i, m in zip(features, labels, modality, strict=True):
+        samples[int(m)][0].append(x)
+        samples[int(m)][1].append(int(i))
+    for (i, m), centre in centres(features, labels, modality).items():
+        means[m][0].append(centre)
+        means[m][1].append(i)
+    anchors, candidates = samples if relation == "i2i" else means, means if relation == "c2c" else samples
+    return [(*anchors[m], *candidates[1 - m]) for m in (0, 1)]
+
+
+def kept_pairs(similarity, anchor_labels, candidate_labels, mining, margin, pool=False):
+    """Mined pairs: for each anchor (its kept positives, its kept negatives), as candidate numbers.
+
+    similarity[a][c] of anchor a and candidate c. pool: anchors and candidates are one list, never paired with itself.
+    "awl", Eq. 8-9: positive p when S(a, p) < max_n S(p, n) + margin, n among the anchors with another label than p;
+    negative n when S(a, n) > min_q S(n, q) - margin, q among the anchors with the label of n.
+    "ms", Eq. 6: the max and min over the candidates that a sees, max_n S(a, n) and min_p S(a, p).
+    "none": every pair. An empty max or min keeps nothing.
+    """
+    anchors, candidates, kept = range(len(anchor_labels)), range(len(candidate_labels)), []
+    for a in anchors:
+        positives, negatives = [], []
+        for c in candidates:
+            if pool and c == a:
+                continue
+            highest, lowest = -math.inf, math.inf
+            if mining == "awl":
+                for q in anchors:
+                    if anchor_labels[q] != candidate_labels[c]:
+                        highest = max(highest, similarity[q][c])
+                    elif not (pool and q == c):
+                        lowest = min(lowest, similarity[q][c])
+            if mining == "ms":
+                for q in candidates:
+                    if candidate_labels[q] != anchor_labels[a]:
+                        highest = max(highest, similarity[a][q])
+                    elif not (pool and q == a):
+                        lowest = min(lowest, similarity[a][q])
+            if candidate_labels[c] == anchor_labels[a]:
+                if mining == "none" or similarity[a][c] < highest + margin:
+                    positives.append(c)
+            elif mining == "none" or similarity[a][c] > lowest - margin:
+                negatives.append(c)
+        kept.append((positives, negatives))
+    return kept
+
+
+def per_selected_anchor(similarity, kept, positive_term, negative_term):
+    """1/C sum over anchors of positive_term + negative_term, each of a list of similarities; 0 if C is 0.
+
+    C is the number of anchors with at least one kept pair.
+    """
+    total, selected = 0.0, 0
+    for row, (positives, negatives) in zip(similarity, kept, strict=True):
+        if positives or negatives:
+            selected += 1
+            total += positive_term([row[p] for p in positives]) + negative_term([row[n] for n in negatives])
+    return total / selected if selected else 0.0
+
+
+def multi_similarity(
+    features,
+    labels,
+    modality,
+    mining="ms",
+    alpha=2.0,
+    beta=50.0,
+    threshold=0.5,
+    mining_margin=0.1,
+    cross_modality=True,
+):
+    """MS loss, Eq. 7 of Ling et al. 2021 with lambda_p = alpha, lambda_n = beta, lambda = threshold.
+
+    1/C sum_a { 1/alpha log[1 + sum_p exp(-alpha (S - threshold))] + 1/beta log[1 + sum_n exp(beta (S - threshold))] };
+    cross_modality: half the sum of both directions, each with its own C; else one pool of all samples with one C.
+    """
+
+    def positive_term(kept):
+        return math.log(1 + sum(math.exp(-alpha * (s - threshold)) for s in kept)) / alpha
+
+    def negative_term(kept):
+        return math.log(1 + sum(math.exp(beta * (s - threshold)) for s in kept)) / beta
+
+    if cross_modality:
+        sets = directions(features, labels, modality)
+    else:
+        sets = [(features, [int(i) for i in labels], features, [int(i) for i in labels])]
+    total = 0.0
+    for anchors, anchor_labels, candidates, candidate_labels in sets:
+        similarity = [[cosine(a, c) for c in candidates] for a in anchors]
+        kept = kept_pairs(similarity, anchor_labels, candidate_labels, mining, mining_margin, pool=not cross_modality)
+        total += per_selected_anchor(similarity, kept, positive_term, negative_term)
+    return total / len(sets)
+
+
+def positive_weight(s):
+    """W_p of Eq. 10: 10 * sigmoid(-(S - 0.5) / 0.5)."""
+    return 10 / (1 + math.exp((s - 0.5) / 0.5))
+
+
+def negative_weight(s):
+    """W_n of Eq. 10: 3 * sigmoid((S - 0.5) / 0.5)."""
+    return 3 / (1 + math.exp(-(s - 0.5) / 0.5))
+
+
+def adaptive_weighting(
+    features,
+    labels,
+    modality,
+    relation="i2i",
+    mining="awl",
+    weighting=True,
+    detach_weights=True,
+    mining_margin=0.2,
+    threshold=0.5,
+):
+    """AWL, Eq. 11 of Ling et al. 2021: half the sum of both directions, each divided by its own C.
+
+    1/C sum_a { log[1 + sum_p exp(-W_p (S - threshold))] + log[1 + sum_n exp(W_n (S - threshold))] }; W of Eq. 10,
+    without weighting W_p = 5 and W_n = 1.5. detach_weights says what the gradient sees and has no part in the value.
+    """
+
+    def positive_term(kept):
+        return math.log(1 + sum(math.exp(-(positive_weight(s) if weighting else 5.0) * (s - threshold)) for s in kept))
+
+    def negative_term(kept):
+        return math.log(1 + sum(math.exp((negative_weight(s) if weighting else 1.5) * (s - threshold)) for s in kept))
+
+    total = 0.0
+    for anchors, anchor_labels, candidates, candidate_labels in directions(features, labels, modality, relation):
+        similarity = [[cosine(a, c) for c in candidates] for a in anchors]
+        kept = kept_pairs(similarity, anchor_labels, candidate_labels, mining, mining_margin)
+        total += per_selected_anchor(similarity, kept, positive_term, negative_term)
+    return total / 2
+
+
+def multi_constraint(
+    features, labels, modality, alpha=0.5, beta=1.0, omega=0.2, local=None, mining="awl", weighting=True, **given
+):
+    """Eq. 5 of Ling et al. 2021: alpha * I2I + beta * C2I + omega * C2C, each an adaptive_weighting.
+
+    With local (N, S, d) the C2C term is the mean over stripes s of C2C on local[:, s]. given: detach_weights,
+    mining_margin, threshold.
+    """
+    given = {"mining": mining, "weighting": weighting, **given}
+    instances = adaptive_weighting(features, labels, modality, "i2i", **given)
+    mixed = adaptive_weighting(features, labels, modality, "c2i", **given)
+    stripes = [features] if local is None else [local[:, s] for s in range(local.shape[1])]
+    between = 0.0
+    for stripe in stripes:
+        between += adaptive_weighting(stripe, labels, modality, "c2c", **given)
+    return alpha * instances + beta * mixed + omega * between / len(stripes)
 
 
 # Position attention.

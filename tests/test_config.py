@@ -32,6 +32,32 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"losses.cmdc": 3.0}, "losses.cmdc: "),
         ({"losses.cmdc.weight.x": 3.0}, "losses.cmdc.weight is a value"),
         ({"pooling": "max"}, "pooling: "),
+        ({"losses.cmdc.margin": "wide"}, "losses.cmdc.margin must be of type float, not 'wide'"),
+        ({"losses.cmdc.hinge": 1.0}, "losses.cmdc.hinge must be of type bool, not 1.0"),
+        (
+            {"losses.margin_mmd": {"weight": 1.0, "kernels": 2.5}},
+            "losses.margin_mmd.kernels must be of type int, not 2.5",
+        ),
+        (
+            {"losses.adaptive_weighting": {"weight": 1.0, "relation": "i2c"}},
+            "unknown value of losses.adaptive_weighting.relation 'i2c': did you mean",
+        ),
+        (
+            {"losses.multi_constraint": {"weight": 1.0, "local": 1.0}},
+            "unknown argument of loss multi_constraint 'local'",
+        ),
+        ({"parts": [{"stripes": 6, "width": 64}]}, "parts.0.share: Field required"),
+        ({"parts": [{"stripes": 6, "width": 64, "share": 1.0, "wide": 1}]}, "parts.0.wide: Extra inputs"),
+        (
+            {"parts": [{"stripes": n, "width": 8, "share": 1.0} for n in (4, 6)]},
+            "an input 96 pixels high gives a map of 6 rows, which 4 and 6 stripes do not divide: try 192",
+        ),
+        ({"losses": {"pml:TripletMarginLos": {"weight": 1.0}}}, "unknown class of pytorch_metric_learning.losses"),
+        (
+            {"losses": {"pml:TripletMarginLoss": {"weight": 1.0, "margn": 1.0}}},
+            "unknown argument of TripletMarginLoss 'margn': did you mean 'margin'?",
+        ),
+        ({"losses": {"pml:ArcFaceLoss": {"weight": 1.0}}}, "loss pml:ArcFaceLoss refuses a batch: "),
     ],
 )
 def test_a_wrong_field_is_one_sentence(overrides, sentence):
@@ -57,7 +83,8 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
         "seed": 5, "dataset": "folder", "data": "x", "split": 2, "train_on": "train+val", "validation_identities": 3,
         "height": 64, "width": 32, "backbone": "resnet18", "weights": "w.pt", "attention": True,
         "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2,
-        "losses": {"id": {"weight": 1.0}}, "metric_on": "features",
+        "losses": {"id": {"weight": 1.0}}, "metric_on": "features", "over_parts": "mean", "schedule": "s2",
+        "parts": [{"stripes": 3, "width": 8, "share": 1.0}],
         "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
         "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,
         "milestones": [1, 2, 3], "gamma": 0.5, "pad": 1, "flip": 0.1, "erase": 0.5, "trials": 3,

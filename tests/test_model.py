@@ -19,7 +19,8 @@ def net(**options):
 def test_output_shapes_and_rows_keep_their_order():
     made = net().eval()
     out = made(IMAGES, MODALITY)
-    assert out.pooled.shape == out.features.shape == (6, 256) and out.logits.shape == (6, 5)
+    assert out.pooled[0].shape == out.features.shape == (6, 256) and out.logits.shape == (6, 5)
+    assert out.local == (None,)
     order = torch.tensor([5, 3, 1, 0, 2, 4])
     torch.testing.assert_close(made(IMAGES[order], MODALITY[order]).features, out.features[order])
     for m in (0, 1):  # one modality alone, as a retrieval has it

@@ -234,4 +234,4 @@ def test_presets():
     assert {name.rsplit("_", 1)[-1] for name in PRESETS} == {"quick", "full", "sysu", "regdb"}
     assert all(name.startswith(f"synvt_{spec.layout}") for name, spec in PRESETS.items())
     rows = synthetic.sheet(PRESETS["synvt_regdb_quick"], pids=[1, 2, 3], cams=[1, 2])
-    assert rows.shape == (2 * 48, 3 * 24, 3) and rows.std() > 10
+    assert rows.shape == (2 * 96, 3 * 48, 3) and rows.std() > 10

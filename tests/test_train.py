@@ -69,7 +69,7 @@ def test_schedule_of_the_field():
 def test_backbone_and_new_layers_have_their_rates_and_nothing_is_left_out():
     made = experiment("quick", "dpan_cmdc", backbone_lr_factor=0.1)
     net = train.make_net(made, 5)
-    slow, fast = train.make_optimizer(made, net).param_groups
+    slow, fast = train.make_optimizer(made, net, train.make_losses(made, net)).param_groups
     assert (slow["factor"], fast["factor"]) == (0.1, 1.0)
     names = {id(p): n for n, p in net.named_parameters()}
     new = {names[id(p)] for p in fast["params"]}

@@ -4,16 +4,31 @@ import difflib
 import hashlib
 import inspect
 import json
-from typing import Any, Literal
+from math import lcm
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from . import pml
 from .losses import LOSSES
-from .methods import METHODS
+from .methods import METHODS, RECIPES
 
 # Fields that name or place a run without changing its result
 NOT_HASHED = {"profile", "method", "device"}
+
+
+class Part(BaseModel):
+    """A part head: the last map in horizontal stripes, each with a feature of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    stripes: int = Field(ge=1)
+    width: int = Field(ge=1)  # of each stripe's feature
+    share: float = Field(gt=0)  # factor of the head's normalised feature in the retrieval feature
+
+
+Option = bool | float | str
 
 
 class Experiment(BaseModel):
@@ -35,7 +50,7 @@ class Experiment(BaseModel):
     height: int = Field(288, ge=16)
     width: int = Field(144, ge=8)
 
-    # network (S1 section 3.1)
+    # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"
     weights: str = "none"  # none, imagenet, or a file
     attention: bool
@@ -43,10 +58,12 @@ class Experiment(BaseModel):
     pooling: Literal["gem", "avg"] = "gem"
     gem_p: float = Field(3.0, ge=1.0)  # 10, as some public code has it for RegDB, fails on SYSU-MM01
     last_stride: Literal[1, 2] = 1
+    parts: tuple[Part, ...] = Field((), strict=False)  # none: one pooled feature and a BN neck
 
     # losses: name -> weight and arguments
-    losses: dict[str, dict[str, bool | float | str]]
+    losses: dict[str, dict[str, Option | dict[str, Any]]]
     metric_on: Literal["pooled", "features"] = "pooled"  # open: metric losses read features before or after the neck
+    over_parts: Literal["sum", "mean"] = "sum"  # open: identity losses over stripes, metric losses over part heads
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
     epochs: int = Field(60, ge=1)
@@ -58,7 +75,8 @@ class Experiment(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
-    warmup_epochs: int = Field(10, ge=0)
+    schedule: Literal["hc_tri", "s2"] = "hc_tri"  # s2: a tenth after every eighth of the epochs, as S2 prints it;
+    warmup_epochs: int = Field(10, ge=0)  # hc_tri, the field's: warm-up, then times gamma at each milestone
     milestones: tuple[int, ...] = Field((20, 50), strict=False)
     gamma: float = Field(0.1, gt=0)
 
@@ -73,14 +91,20 @@ class Experiment(BaseModel):
     @model_validator(mode="after")
     def _losses_exist(self):
         for name, term in self.losses.items():
-            if name not in LOSSES:
-                raise ValueError(unknown("loss", name, LOSSES))
-            known = {p.name for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
-            for argument in term:
-                if argument not in known | {"weight"}:
-                    raise ValueError(unknown(f"argument of loss {name}", argument, known | {"weight"}))
             if not isinstance(term.get("weight"), float):
                 raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
+            options = {k: v for k, v in term.items() if k != "weight"}
+            pml.check(name, options) if pml.is_theirs(name) else check_options(name, options)
+        return self
+
+    @model_validator(mode="after")
+    def _stripes_fit(self):
+        rows = -(
+            -self.height // (16 * self.last_stride)
+        )  # of the last map: every backbone halves it four or five times
+        stripes = [part.stripes for part in self.parts]
+        if any(rows % n for n in stripes):
+            raise ValueError(stripes_do_not_fit(self.height, rows, stripes))
         return self
 
     @property
@@ -97,6 +121,32 @@ class Experiment(BaseModel):
         return build(self.model_dump(), overrides)
 
 
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise ValueError unless `name` is one of LOSSES and takes these options, each of the type of its default."""
+    if name not in LOSSES:
+        raise ValueError(unknown("loss", name, LOSSES))
+    given_by_network = {"local"}
+    known = {p.name: p for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    for option, value in options.items():
+        if option not in known.keys() - given_by_network:
+            raise ValueError(unknown(f"argument of loss {name}", option, {*known, "weight"} - given_by_network))
+        wanted = known[option].annotation
+        if get_origin(wanted) is Literal and value not in get_args(wanted):
+            raise ValueError(unknown(f"value of losses.{name}.{option}", value, get_args(wanted)))
+        if wanted in (bool, float, int) and not (
+            type(value) is (bool if wanted is bool else float) and (wanted is not int or value.is_integer())
+        ):
+            raise ValueError(f"losses.{name}.{option} must be of type {wanted.__name__}, not {value!r}")
+
+
+def stripes_do_not_fit(height: int, rows: int, stripes: list[int]) -> str:
+    """The sentence for an input whose last map of `rows` rows cannot be cut into these numbers of stripes."""
+    stride, whole = 1 << (-(-height // rows) - 1).bit_length(), lcm(*stripes)
+    near = stride * whole * max(1, round(rows / whole))
+    names = " and ".join(map(str, stripes))
+    return f"an input {height} pixels high gives a map of {rows} rows, which {names} stripes do not divide: try {near}"
+
+
 # The embedded set at three sizes and the real sets: what each layout reads, by profile
 DATA = {
     "quick": {"sysu": "synvt_sysu_quick", "regdb": "synvt_regdb_quick"},
@@ -108,7 +158,7 @@ THIN = {"backbone": "thin", "backbone_lr_factor": 1.0}
 PROFILES = {
     # seconds a run: proves the path, claims nothing
     "quick": THIN
-    | {"height": 48, "width": 24, "pad": 3, "epochs": 2, "steps_per_epoch": 3, "warmup_epochs": 1, "milestones": (1,)}
+    | {"height": 96, "width": 48, "pad": 4, "epochs": 2, "steps_per_epoch": 3, "warmup_epochs": 1, "milestones": (1,)}
     | {"identities_per_batch": 4, "images_per_identity": 2, "trials": 2},
     # about 90 seconds a run on one core. From scratch, many small steps beat few large ones: K = 2 gave validation mAP
     # 34.7 and 29.5 (baseline, CMDC) where K = 4 gave 27.5 and 26.4 in the same time; lr of 0.01, 0.02, 0.05 likewise
@@ -133,12 +183,15 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
     if method not in METHODS:
         raise ValueError(unknown("method", method, METHODS))
     dataset = overrides.get("dataset", "sysu")
-    fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **METHODS[method]}
+    entry = dict(METHODS[method])
+    recipe = RECIPES[entry.pop("recipe")]
+    recipe = recipe.get(dataset, {}) if profile == "paper" and isinstance(dataset, str) else {}
+    fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **entry}
     if isinstance(dataset, str) and dataset in DATA[profile]:
         fields["data"] = DATA[profile][dataset]
     if dataset != "sysu":
         fields |= {"validation_identities": VALIDATION[profile], "train_on": "train"}
-    return build(fields, overrides)
+    return build(fields, recipe | overrides)
 
 
 def resolve_profile(name: str) -> str:

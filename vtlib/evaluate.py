@@ -85,7 +85,7 @@ def ranks(similarity: Tensor, query_pids: Tensor, gallery_pids: Tensor, exclude:
     """1-based rank (Q, G) of every gallery image for each query, excluded ones behind all others; match (Q, G) bool."""
     score = similarity.masked_fill(exclude, -torch.inf)
     order = score.argsort(dim=1, descending=True, stable=True)  # as MATLAB's sort: ties keep the gallery's order
-    if exclude.any():  # -inf may be a real score: sort the excluded ones behind it
+    if exclude.any() and similarity.isneginf().any():  # a real score of -inf: sort the excluded ones behind it
         order = order.gather(1, exclude.gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
     place = torch.arange(1, score.shape[1] + 1, device=score.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, place)

@@ -1,28 +1,49 @@
 """Losses as pure functions with one contract: `loss(features, labels, modality, *, ...) -> scalar`.
 
 features (N, D) float, any scale; labels (N,) integer identities, any values; modality (N,), 0 visible, 1 thermal.
-Rows may come in any order and identities may have any counts. No active margin gives zero that still has a graph.
+Rows may come in any order and identities may have any counts. No active margin or pair gives zero that still has a
+graph. A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
 S1 = Wang et al. 2022, "Spatial Dependence and Dual-Constraint Loss", Entropy 24(4) 443.
+S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weighting", IJCAI.
 """
+
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Mining = Literal["ms", "awl", "none"]
+Relation = Literal["i2i", "c2i", "c2c"]
 
-def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (N, M) of the rows of a (N, D) and b (M, D); the gradient is zero where two rows coincide.
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances (..., N, M) of the rows of a (..., N, D) and b (..., M, D).
 
     Written as differences of squares so that it is one matrix product, of rows moved to a common centre: far from the
-    origin the squares would leave no digits for their difference. What is left within their rounding is zero, and the
-    root never sees it: its slope at zero is infinite and would turn a zero into NaN in the backward pass.
+    origin the squares would leave no digits for their difference. What is left within their rounding is zero.
     """
-    shift = a.detach().mean(0)
+    shift = a.detach().mean(-2, keepdim=True)
     a, b = a - shift, b - shift
-    squares = a.square().sum(1, keepdim=True) + b.square().sum(1)  # (N, M)
-    square = squares - 2 * a @ b.T
-    apart = square > 4 * torch.finfo(square.dtype).eps * squares
-    return torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
+    squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
+    square = squares - 2 * a @ b.mT
+    return torch.where(square > 32 * torch.finfo(square.dtype).eps * squares, square, 0)  # seen: 20 at D = 2,048
+
+
+def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (..., N, M) of the rows of a and b; the gradient is zero where two rows coincide.
+
+    The root never sees a zero: its slope there is infinite and would turn a zero into NaN in the backward pass.
+    """
+    square = squared_distance(a, b)
+    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarities (..., N, M) of the rows of a (..., N, D) and b (..., M, D); 0 with a row of zeros."""
+    a, b = (x / torch.where((norm := torch.linalg.vector_norm(x, dim=-1, keepdim=True)) > 0, norm, 1) for x in (a, b))
+    return a @ b.mT
 
 
 def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
@@ -33,51 +54,79 @@ def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
         raise ValueError(f"features, labels, modality are {shapes}: they must be (N, D), (N,), (N,) with N > 0")
 
 
-def centres(features: Tensor, labels: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean feature of every identity in each modality (S1, section 3.2: the class centre, taken over the batch).
+def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Who is on which row: member (2, P, N) bool by modality and identity; identities (P,) sorted; index (N,).
 
-    Returns: centres (2, P, D), visible then thermal; identities (P,) sorted; index (N,) of each row's identity.
-    Raises: ValueError naming an identity that lacks a modality.
+    Raises: ValueError naming an identity that lacks a modality, or that is alone where `least` is 2.
     """
     check_batch(features, labels, modality)
     identities, index = labels.unique(return_inverse=True)
-    member = F.one_hot(index, len(identities)).T.to(features.dtype)  # (P, N)
-    member = torch.stack([member * (modality == m) for m in (0, 1)])  # (2, P, N)
-    count = member.sum(2, keepdim=True)
-    if (count == 0).any():
-        m, i = (count[..., 0] == 0).nonzero()[0].tolist()
+    mine = index == torch.arange(len(identities), device=index.device)[:, None]  # (P, N)
+    member = torch.stack([mine & (modality == m) for m in (0, 1)])
+    if (lacking := ~member.any(2)).any():
+        m, i = lacking.nonzero()[0].tolist()
         name = ("visible", "thermal")[m]
         raise ValueError(f"identity {identities[i].item()} has no {name} image in the batch: each needs both")
-    return member @ features / count, identities, index
+    if len(identities) < least:
+        raise ValueError(f"identity {identities[0].item()} is alone in the batch: the loss needs a second identity")
+    return member, identities, index
+
+
+def centres(features: Tensor, member: Tensor) -> Tensor:
+    """Mean feature of every identity in each modality, (..., 2, P, D), visible then thermal, S1 section 3.2, S2 Eq. 1.
+
+    Args: features (..., N, D); member (2, P, N) of members(): the centre is a mean over the batch.
+    """
+    member = member.to(features.dtype)
+    return member @ features[..., None, :, :] / member.sum(2, keepdim=True)
+
+
+def nearest_other_centre(centre: Tensor) -> Tensor:
+    """min over j != i, m, m' of d(c_i^m, c_j^m') for every identity i: (2, P, D) -> (P,)."""
+    p = centre.shape[1]
+    between = pairwise_distance(centre.flatten(0, 1), centre.flatten(0, 1)).view(2, p, 2, p)
+    own = torch.eye(p, dtype=torch.bool, device=centre.device)[:, None]  # (P, 1, P)
+    return between.masked_fill(own, torch.inf).amin((0, 2, 3))
 
 
 def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy with label smoothing, S1 Eq. 5: q = 1 - (C-1)/C * zeta on the true class, zeta/C elsewhere.
 
-    Args: logits (N, C); labels (N,) in 0..C-1; modality (N,), unused; smoothing: zeta in [0, 1].
-    Returns: () mean over the batch, in nats.
+    Args: logits (N, C), or (N, S, C) of S classifiers; labels (N,) in 0..C-1; modality (N,), unused; smoothing: zeta
+        in [0, 1].
+    Returns: () mean over the batch of the sum over the classifiers, in nats.
     """
-    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    logits = logits.unflatten(1, (-1, logits.shape[-1])) if logits.ndim == 2 else logits  # (N, S, C)
+    each = labels[:, None].expand(logits.shape[:2])
+    return F.cross_entropy(logits.mT, each, label_smoothing=smoothing) * logits.shape[1]
 
 
-def batch_hard_triplet(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3) -> Tensor:
+def batch_hard_triplet(
+    features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, cross_modality: bool = False
+) -> Tensor:
     """Batch-hard triplet loss: [margin + furthest positive - nearest negative]_+, both modalities in one pool.
 
     Source: Hermans et al. 2017, arXiv 1703.07737, Eq. 5; the metric part of the field's base recipe (S1's baseline).
-    Args: features (N, D), not normalised; labels (N,); modality (N,), unused; margin in feature-distance units.
+    Args: features (N, D), not normalised; labels (N,); modality (N,); margin in feature-distance units;
+        cross_modality: an anchor's positives and negatives are those of the other modality alone.
     Returns: () mean over the N anchors.
-    Raises: ValueError naming an identity with one image, or if there is one identity only.
+    Raises: ValueError naming an identity with one image (cross_modality: one modality), or if there is one identity.
     """
     check_batch(features, labels, modality)
     dist = pairwise_distance(features, features)  # (N, N)
     same = labels[:, None] == labels
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if cross_modality:
+        members(features, labels, modality, least=2)
+        candidate = modality[:, None] != modality
+    else:
+        candidate = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive, negative = same & candidate, ~same & candidate
     if (lonely := ~positive.any(1)).any():
         raise ValueError(f"identity {labels[lonely][0].item()} has one image in the batch: a triplet needs two")
     if same.all():
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: a triplet needs a second identity")
     hardest_positive = dist.masked_fill(~positive, -torch.inf).amax(1)
-    hardest_negative = dist.masked_fill(same, torch.inf).amin(1)
+    hardest_negative = dist.masked_fill(~negative, torch.inf).amin(1)
     return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
@@ -92,17 +141,12 @@ def cmdc(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 
     Returns: () mean over the P identities, in feature-distance units.
     Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
     """
-    centre, identities, index = centres(features, labels, modality)  # (2, P, D)
-    p = len(identities)
-    if p < 2:
-        raise ValueError(f"identity {identities[0].item()} is alone in the batch: CMDC needs a second identity")
+    member, identities, index = members(features, labels, modality, least=2)
+    centre, p = centres(features, member), len(identities)  # (2, P, D)
     own = pairwise_distance(features, centre.flatten(0, 1)).view(-1, 2, p)  # (N, 2, P)
     own = own.amax(1).gather(1, index[:, None])[:, 0]  # (N,) to the further of the two own centres
     upper = own.new_zeros(p).scatter_reduce(0, index, own, "amax")  # (P,)
-    between = pairwise_distance(centre.flatten(0, 1), centre.flatten(0, 1)).view(2, p, 2, p)
-    other = torch.eye(p, dtype=torch.bool, device=features.device)[:, None]  # (P, 1, P)
-    lower = between.masked_fill(other, torch.inf).amin((0, 2, 3))  # (P,)
-    gap = upper - lower + margin
+    gap = upper - nearest_other_centre(centre) + margin
     return (F.relu(gap) if hinge else gap).mean()
 
 
@@ -113,8 +157,289 @@ def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Ten
     Args: features (N, D); labels, modality (N,). Returns: () in squared feature units.
     Raises: ValueError naming an identity that lacks a modality.
     """
-    centre, _, index = centres(features, labels, modality)
-    return (features - centre[modality.long(), index]).square().sum(1).mean() / 2
+    member, _, index = members(features, labels, modality)
+    return (features - centres(features, member)[modality.long(), index]).square().sum(1).mean() / 2
+
+
+def hetero_center(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Hetero-centre loss: [ ||c_i^v - c_i^t||^2 - margin ]_+ pulls the two centres of every identity together.
+
+    Source: Zhu et al. 2020, Neurocomputing, arXiv 1910.09830; the margin is that of their public code (0.1 or more).
+    differs: the mean over identities instead of their sum, so that a weight does not depend on P.
+    Args: features (N, D); labels, modality (N,); margin in squared feature units. Returns: () in squared feature units.
+    Raises: ValueError naming an identity that lacks a modality.
+    """
+    centre = centres(features, members(features, labels, modality)[0])  # (2, P, D)
+    return F.relu((centre[0] - centre[1]).square().sum(1) - margin).mean()
+
+
+def hetero_center_triplet(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    margin: float = 0.3,
+    local: Tensor | None = None,
+    local_weight: float = 1.0,
+) -> Tensor:
+    """Hetero-centre triplet loss (HC-Tri): a triplet loss over the 2P centres instead of the samples.
+
+    For each centre: [margin + d(the other modality's centre of its identity) - d(the nearest centre of another)]_+.
+    Source: Liu and Tan 2020, arXiv 2008.06223. open: the mean over the 2P centres, as in public code, not their sum.
+
+    Args: features (N, D), not normalised; labels, modality (N,); margin in feature-distance units; local: (N, S, d)
+        stripe features, whose losses are summed and added with local_weight (their code: 1 SYSU-MM01, 2 RegDB).
+    Returns: () in feature-distance units.
+    Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
+    """
+    member, identities, _ = members(features, labels, modality, least=2)
+    own = torch.eye(len(identities), dtype=torch.bool, device=features.device).repeat(2, 2)  # (2P, 2P)
+
+    def over_centres(x: Tensor) -> Tensor:  # (..., N, D) -> (...)
+        centre = centres(x, member).flatten(-3, -2)  # (..., 2P, D)
+        dist = pairwise_distance(centre, centre)
+        positive = dist.diagonal(len(identities), -2, -1)  # (..., P), visible to thermal
+        nearest = dist.masked_fill(own, torch.inf).amin(-1)
+        return F.relu(margin + torch.cat([positive, positive], -1) - nearest).mean(-1)
+
+    loss = over_centres(features)
+    return loss if local is None else loss + local_weight * over_centres(stripes_first(local, features)).sum()
+
+
+def center_metric(
+    features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, instance_weight: float = 1.0
+) -> Tensor:
+    """Centre-guided metric loss, in the spirit of CML (Ling et al. 2020, ACM MM): their exact terms are not public.
+
+    Of identity i: [ d(c_i^v, c_i^t) - min_{j != i, m, m'} d(c_i^m, c_j^m') + margin ]_+, and of sample x: d(x, c_own).
+    open: the form of both terms, their means over identities and samples, and the equal weight.
+
+    Args: features (N, D), not normalised; labels, modality (N,); margin in feature-distance units; instance_weight: of
+        the distance of a sample to the centre of its own identity and modality.
+    Returns: () in feature-distance units.
+    Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
+    """
+    member, _, index = members(features, labels, modality, least=2)
+    centre = centres(features, member)  # (2, P, D)
+    across = torch.linalg.vector_norm(centre[0] - centre[1], dim=1)  # (P,)
+    inside = torch.linalg.vector_norm(features - centre[modality.long(), index], dim=1)  # (N,)
+    gap = F.relu(across - nearest_other_centre(centre) + margin)
+    return gap.mean() + instance_weight * inside.mean()
+
+
+def margin_mmd(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 1.4, kernels: int = 5) -> Tensor:
+    """Margin MMD-ID: maximum mean discrepancy of each identity's visible and thermal features, where above a margin.
+
+    MMD^2 = mean k(v, v') + mean k(t, t') - 2 mean k(v, t); k is a sum of exp(-distance^2 / (b * 2^(i - kernels // 2)))
+    and b the mean squared distance of the identity's samples, a constant for the gradient.
+    Source: Jambigi et al. 2021, BMVC, arXiv 2111.05059. As in their code the whole value counts above the margin, not
+    its excess: both have the same gradient. Weight 0.25 and margin 1.4 are theirs.
+
+    Args: features (N, D); labels, modality (N,); margin: of MMD^2, which is without unit; kernels: number of Gaussians.
+    Returns: () mean over identities.
+    Raises: ValueError naming an identity that lacks a modality.
+    """
+    member, _, index = members(features, labels, modality)
+    member = member.to(features.dtype)  # (2, P, N)
+    square, mine = squared_distance(features, features), member.sum(0)  # (N, N), (P, N)
+    count = mine.sum(1)
+    bandwidth = ((mine @ square.detach()) * mine).sum(1) / (count * (count - 1))  # (P,)
+    spread = bandwidth > 0  # else all rows coincide, and what is left of MMD^2 is rounding
+    bandwidth = torch.where(spread, bandwidth, 1)[index, None]  # (N, 1) of each row's identity
+    kernel = sum((-square / (bandwidth * 2.0 ** (i - kernels // 2))).exp() for i in range(kernels))
+    sign = member[0] / member[0].sum(1, keepdim=True) - member[1] / member[1].sum(1, keepdim=True)  # (P, N)
+    mmd = ((sign @ kernel) * sign).sum(1)
+    return (mmd * (spread & (mmd > margin))).mean()
+
+
+def mine_pairs(
+    similarity: Tensor, positive: Tensor, negative: Tensor, mining: Mining, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Which pairs of anchors (rows) and candidates (columns) are informative: kept positives and negatives.
+
+    ms, S2 Eq. 6: compared with the hardest pairs of the same anchor. awl, S2 Eq. 8-9: with the hardest pairs of the
+    same candidate, over the anchors' own set: ms on the transposed matrix. none: every pair is kept.
+
+    Args: similarity (..., A, B); positive, negative (A, B) bool; mining "ms", "awl" or "none"; margin in similarity.
+    Returns: two masks (..., A, B). Raises: ValueError on another mining.
+    """
+    if mining not in get_args(Mining):
+        raise ValueError(f"mining {mining!r} is not known: choose one of {', '.join(get_args(Mining))}")
+    if mining == "none":
+        return positive.expand(similarity.shape), negative.expand(similarity.shape)
+    dim = -1 if mining == "ms" else -2
+    hardest_negative = similarity.masked_fill(~negative, -torch.inf).amax(dim, keepdim=True)
+    hardest_positive = similarity.masked_fill(~positive, torch.inf).amin(dim, keepdim=True)
+    return positive & (similarity < hardest_negative + margin), negative & (similarity > hardest_positive - margin)
+
+
+def pair_weights(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of a positive and of a negative pair, S2 Eq. 10: 10 and 3 at most, 5 and 1.5 at a similarity of 0.5."""
+    step = (similarity - 0.5) / 0.5
+    return 10 * torch.sigmoid(-step), 3 * torch.sigmoid(step)
+
+
+def over_anchors(pull: Tensor, push: Tensor, kept: tuple[Tensor, Tensor], scale: tuple[float, float]) -> Tensor:
+    """1/C sum_a { 1/scale_p log[1 + sum_p exp(pull)] + 1/scale_n log[1 + sum_n exp(push)] }, S2 Eq. 7 and 11.
+
+    Args: pull, push: (..., A, B) exponents; kept: masks of the positives and negatives; C: anchors with a kept pair.
+    Returns: (...); 0 where nothing is kept.
+    """
+    # a column of zeros is the 1 of the sum, and keeps rows without a pair at log 1
+    parts = zip((pull, push), kept, scale, strict=True)
+    value = sum(F.pad(x.masked_fill(~k, -torch.inf), (1, 0)).logsumexp(-1) / s for x, k, s in parts)
+    return value.sum(-1) / (kept[0] | kept[1]).any(-1).sum(-1).clamp(min=1)
+
+
+def directions(
+    features: Tensor, labels: Tensor, modality: Tensor, relation: Relation
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Similarity (..., A, B) and positives (A, B) of an S2 relation, visible anchors first, then thermal ones.
+
+    i2i: samples and the other modality's samples; c2i: centres and samples; c2c: centres and centres, S2 Eq. 2-4.
+    Args: features (..., N, D). Raises: ValueError naming an identity without a modality or alone, or the relation.
+    """
+    if relation not in get_args(Relation):
+        raise ValueError(f"relation {relation!r} is not known: choose one of {', '.join(get_args(Relation))}")
+    rows = features if features.ndim == 2 else features[0]
+    member, identities, _ = members(rows, labels, modality, least=2)
+    of = [(modality == m).nonzero()[:, 0] for m in (0, 1)]
+    samples = [(features[..., rows, :], labels[rows]) for rows in of]
+    middle = [] if relation == "i2i" else [(c, identities) for c in centres(features, member).unbind(-3)]
+    anchors, candidates = middle or samples, middle if relation == "c2c" else samples
+    for m in (0, 1):
+        (a, a_labels), (b, b_labels) = anchors[m], candidates[1 - m]
+        yield cosine_similarity(a, b), a_labels[:, None] == b_labels
+
+
+def multi_similarity(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    mining: Mining = "ms",
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    threshold: float = 0.5,
+    mining_margin: float = 0.1,
+    cross_modality: bool = True,
+) -> Tensor:
+    """Multi-similarity loss on cosine similarities, S2 Eq. 6-7, by default over pairs across modalities.
+
+    Source: Wang et al. 2019, CVPR, whose values the defaults are. open: S2 does not say whether its MS loss pairs
+    within a modality too (cross_modality=False is the MS paper's own form).
+
+    Args: features (N, D), any scale; labels, modality (N,); mining: "ms", "awl" or "none"; alpha, beta: lambda_p and
+        lambda_n of Eq. 7; threshold: lambda; mining_margin: m, in similarity; cross_modality: anchors of one modality,
+        candidates of the other, both directions averaged; else every other sample is a candidate.
+    Returns: () mean over the anchors with a kept pair.
+    Raises: ValueError naming an identity that lacks a modality (cross_modality) or is alone, or an unknown mining.
+    """
+    if cross_modality:
+        matrices = [(s, positive, ~positive) for s, positive in directions(features, labels, modality, "i2i")]
+    else:
+        check_batch(features, labels, modality)
+        same = labels[:, None] == labels
+        if same.all():
+            raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        matrices = [(cosine_similarity(features, features), same & ~itself, ~same)]
+    values = []
+    for similarity, positive, negative in matrices:
+        kept, above = mine_pairs(similarity, positive, negative, mining, mining_margin), similarity - threshold
+        values.append(over_anchors(-alpha * above, beta * above, kept, (alpha, beta)))
+    return torch.stack(values).mean()
+
+
+def adaptive_weighting(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    relation: Relation = "i2i",
+    mining: Mining = "awl",
+    weighting: bool = True,
+    detach_weights: bool = True,
+    mining_margin: float = 0.2,
+    threshold: float = 0.5,
+) -> Tensor:
+    """Adaptive weighting loss (AWL) of one relation across modalities, S2 Eq. 8-11, on cosine similarities.
+
+    Each direction (visible anchors, thermal anchors) is a mean over its anchors with a kept pair; both are averaged.
+    open: centres are means of the features as given; the weights are constants for the gradient.
+
+    Args: features (N, D), any scale; labels, modality (N,); relation: "i2i", "c2i" or "c2c", samples and centres;
+        mining: "awl" (Eq. 8-9), "ms" (Eq. 6) or "none"; weighting: Eq. 10, else its values at similarity 0.5;
+        detach_weights: no gradient through the weights; mining_margin: m, and threshold: lambda, in similarity.
+    Returns: () without unit.
+    Raises: ValueError naming an identity that lacks a modality or is alone, an unknown relation or mining.
+    """
+    check_batch(features, labels, modality)
+    return adaptive(features, labels, modality, relation, mining, weighting, detach_weights, mining_margin, threshold)
+
+
+def adaptive(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    relation: Relation,
+    mining: Mining = "awl",
+    weighting: bool = True,
+    detach_weights: bool = True,
+    mining_margin: float = 0.2,
+    threshold: float = 0.5,
+) -> Tensor:
+    """adaptive_weighting() of features (..., N, D) -> (...): all stripes at once."""
+    values = []
+    for similarity, positive in directions(features, labels, modality, relation):
+        kept, above = mine_pairs(similarity, positive, ~positive, mining, mining_margin), similarity - threshold
+        known = similarity.detach() if detach_weights else similarity
+        pull, push = pair_weights(known if weighting else torch.full_like(similarity, 0.5))
+        values.append(over_anchors(-pull * above, push * above, kept, (1, 1)))
+    return (values[0] + values[1]) / 2
+
+
+def multi_constraint(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    alpha: float = 0.5,
+    beta: float = 1.0,
+    omega: float = 0.2,
+    local: Tensor | None = None,
+    mining: Mining = "awl",
+    weighting: bool = True,
+    detach_weights: bool = True,
+    mining_margin: float = 0.2,
+    threshold: float = 0.5,
+) -> Tensor:
+    """Multi-constraint loss (MC), S2 Eq. 5: alpha * I2I + beta * C2I + omega * C2C, each an adaptive_weighting().
+
+    With the features of stripes, C2C acts on these (mean over stripes) and I2I and C2I on the whole, S2 section 3.2.
+
+    Args: features (N, D), any scale; labels, modality (N,); alpha, beta, omega: weights, 0 leaves a term out;
+        local: (N, S, d) stripe features; the others as in adaptive_weighting().
+    Returns: () without unit.
+    Raises: ValueError as adaptive_weighting().
+    """
+    check_batch(features, labels, modality)
+    parts = features if local is None else stripes_first(local, features)
+    options = (mining, weighting, detach_weights, mining_margin, threshold)
+    terms = zip((alpha, beta, omega), ("i2i", "c2i", "c2c"), (features, features, parts), strict=True)
+    return sum(
+        (w * adaptive(x, labels, modality, relation, *options).mean() for w, relation, x in terms if w),
+        start=0 * features.sum(),
+    )
+
+
+def stripes_first(local: Tensor, features: Tensor) -> Tensor:
+    """(N, S, d) -> (S, N, d). Raises: ValueError unless local has three dimensions and the rows of features."""
+    if local.ndim != 3 or len(local) != len(features) or not local.shape[1]:
+        raise ValueError(
+            f"local is {tuple(local.shape)}: it must be (N, S, d) with the N = {len(features)} of features"
+        )
+    return local.transpose(0, 1)
 
 
 # name -> loss; `id` reads the classifier's logits, every other one the features that Experiment.metric_on names
@@ -123,4 +448,11 @@ LOSSES = {
     "batch_hard_triplet": batch_hard_triplet,
     "cmdc": cmdc,
     "center_constraint": center_constraint,
+    "hetero_center": hetero_center,
+    "hetero_center_triplet": hetero_center_triplet,
+    "center_metric": center_metric,
+    "margin_mmd": margin_mmd,
+    "multi_similarity": multi_similarity,
+    "adaptive_weighting": adaptive_weighting,
+    "multi_constraint": multi_constraint,
 }

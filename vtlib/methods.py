@@ -1,17 +1,88 @@
-"""The named systems of the papers as data: model options and loss terms, one entry each.
+"""The named systems of the papers as data: model options, loss terms and recipe, one entry each.
 
 An entry sets fields of config.Experiment. A term is `name: {"weight": w, **arguments of the loss}`, names as in
-losses.LOSSES.
+losses.LOSSES; `pml:Name` is a loss of pytorch-metric-learning (pml.py). A recipe counts on the `paper` profile alone:
+everywhere else all methods share the profile's, so that they differ in nothing but themselves.
 """
 
 IDENTITY = {"id": {"weight": 1.0, "smoothing": 0.1}}  # open: S1 gives no zeta; 0.1 is the field's
 TRIPLET = {"batch_hard_triplet": {"weight": 1.0, "margin": 0.3}}
 CMDC = {"cmdc": {"weight": 3.0, "margin": 0.3}}  # weight: S1 section 4.4; open: S1 gives no margin
+HC_TRI = {"hetero_center_triplet": {"weight": 1.0, "margin": 0.3}}
+# open: one relation or one loss alone keeps the weight that I2I has in Eq. 5, and a mining rule its own margin
+MS = {"multi_similarity": {"weight": 0.5, "mining": "ms", "mining_margin": 0.1}}
+AWL = {"adaptive_weighting": {"weight": 0.5, "mining": "awl", "mining_margin": 0.2}}
+
+
+def mc(alpha: float = 0.5, beta: float = 1.0, omega: float = 0.2) -> dict:
+    """S2 Eq. 5 with the weights of section 4.1; 0 leaves a relation out."""
+    return {"multi_constraint": {"weight": 1.0, "alpha": alpha, "beta": beta, "omega": omega}}
+
+
+SIX = [{"stripes": 6, "width": 256, "share": 1.0}]  # HC-Tri's part network
+THREE_AND_SIX = [{"stripes": 3, "width": 512, "share": 0.6}, {"stripes": 6, "width": 256, "share": 0.4}]  # S2 3.1
+
+
+def method(losses: dict, recipe: str = "s2", attention: bool = False, **fields) -> dict:
+    """An entry: identity loss and the given ones, on a two-stream network with the given fields."""
+    return {"attention": attention, "losses": IDENTITY | losses, "recipe": recipe, **fields}
+
 
 METHODS = {
     # S1 Table 3. The baseline's printed 51.35 / 49.48 is the level of identity loss + batch-hard triplet in public code
-    "baseline": {"attention": False, "losses": IDENTITY | TRIPLET},
-    "dpan": {"attention": True, "losses": IDENTITY | TRIPLET},
-    "cmdc": {"attention": False, "losses": IDENTITY | CMDC},  # S1 Eq. 6: CMDC takes the triplet's place
-    "dpan_cmdc": {"attention": True, "losses": IDENTITY | CMDC},
+    "baseline": method(TRIPLET, "s1"),
+    "dpan": method(TRIPLET, "s1", attention=True),
+    "cmdc": method(CMDC, "s1"),  # S1 Eq. 6: CMDC takes the triplet's place
+    "dpan_cmdc": method(CMDC, "s1", attention=True),
+    # S2 Table 3: the baselines have the identity loss alone (papers.ERRORS says why)
+    "identity": method({}),
+    "mc": method(mc()),
+    "parts": method({}, parts=THREE_AND_SIX),
+    "parts_mc": method(mc(), parts=THREE_AND_SIX),
+    # S2 Table 4; I2I alone is `awl`
+    "mc_c2i": method(mc(alpha=0.0, omega=0.0)),
+    "mc_c2c": method(mc(alpha=0.0, beta=0.0)),
+    "mc_i2i_c2c": method(mc(beta=0.0)),
+    "mc_c2i_c2c": method(mc(alpha=0.0)),
+    "mc_i2i_c2i": method(mc(omega=0.0)),
+    # S2 Table 5, all of relation I2I
+    "ms_loss": method(MS),
+    "ms_our_mining": method({"multi_similarity": MS["multi_similarity"] | {"mining": "awl", "mining_margin": 0.2}}),
+    "awl_ms_mining": method({"adaptive_weighting": AWL["adaptive_weighting"] | {"mining": "ms", "mining_margin": 0.1}}),
+    "awl_unweighted": method({"adaptive_weighting": AWL["adaptive_weighting"] | {"weighting": False}}),
+    "awl": method(AWL),
+    # S2 Table 6, without parts; MS loss is `ms_loss`
+    "triplet_loss": method(TRIPLET),
+    "triplet_cross": method({"batch_hard_triplet": TRIPLET["batch_hard_triplet"] | {"cross_modality": True}}),
+    "hc_tri_loss": method(HC_TRI),
+    "cml_loss": method({"center_metric": {"weight": 1.0, "margin": 0.3}}),  # in the spirit of: losses.center_metric
+    # the field's recipes, for an honest comparison
+    "hc_tri": method(HC_TRI, "hc_tri", parts=SIX),  # Liu and Tan 2020
+    "hetero_center": method({"hetero_center": {"weight": 0.5}}, parts=[SIX[0] | {"width": 512}]),  # Zhu et al. 2020
+    "agw_base": method(TRIPLET, "agw", pooling="avg"),  # Ye et al. 2021 without non-local blocks, GeM and weighting
+    # Jambigi et al. 2021: HC-Tri on the pooled feature, weight 2, and margin-MMD
+    "margin_mmd": method(
+        {"hetero_center_triplet": {"weight": 2.0, "margin": 0.3}, "margin_mmd": {"weight": 0.25, "margin": 1.4}}, "mmd"
+    ),
+    # no paper crosses them: S1's loss on S2's network, S2's loss on S1's network
+    "parts_cmdc": method(CMDC, parts=THREE_AND_SIX),
+    "dpan_mc": method(mc(), "s1", attention=True),
+}
+
+# What the `paper` profile sets besides S1's recipe, which Experiment has by default
+_P6K8 = {"identities_per_batch": 6, "images_per_identity": 8}
+_P8K4 = {"identities_per_batch": 8, "images_per_identity": 4}
+_P4K4 = {"identities_per_batch": 4, "images_per_identity": 4}
+# S2 section 4.1. open: one rate for all layers, momentum, weight decay, no smoothing: it prints none of them
+_S2 = {"lr": 0.01, "epochs": 80, "schedule": "s2", "backbone_lr_factor": 1.0, "losses.id.smoothing": 0.0}
+_PLAIN = {"nesterov": True, "losses.id.smoothing": 0.0}  # as public code of the field has it
+RECIPES = {
+    "s1": {"sysu": {}, "regdb": {}},
+    "s2": {"sysu": _S2 | _P6K8, "regdb": _S2 | _P8K4},
+    "hc_tri": {  # public code, which smooths on RegDB alone
+        "sysu": _PLAIN | _P6K8,
+        "regdb": _P8K4 | {"nesterov": True, "gem_p": 10.0, "losses.hetero_center_triplet.local_weight": 2.0},
+    },
+    "agw": {"sysu": _PLAIN | _P8K4 | {"epochs": 80}, "regdb": _PLAIN | _P8K4 | {"epochs": 80}},
+    "mmd": {"sysu": _PLAIN | _P4K4, "regdb": _PLAIN | _P4K4},
 }

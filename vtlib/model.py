@@ -1,6 +1,6 @@
-"""S1's dual-path attention network: modality-specific stage 0 and 1, position attention, a shared trunk, a BN neck."""
+"""The networks of both papers: modality-specific stage 0 and 1, a shared trunk, and a BN neck or heads of stripes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +10,18 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from .config import stripes_do_not_fit
+
 
 class Output(NamedTuple):
     """What the network gives for a batch of B images."""
 
-    pooled: Tensor  # (B, D) after pooling, before the BN neck: where the metric losses act
-    features: Tensor  # (B, D) after the BN neck: normalised, the retrieval feature
-    logits: Tensor  # (B, C)
+    pooled: tuple[
+        Tensor, ...
+    ]  # where the metric losses act: (B, D) before the BN neck, or (B, S * d) of each part head
+    local: tuple[Tensor | None, ...]  # (B, S, d) stripe features of each part head; (None,) without parts
+    features: Tensor  # (B, D) the retrieval feature
+    logits: Tensor  # (B, C), or (B, S, C) of the S stripes of all part heads
 
 
 class PositionAttention(nn.Module):
@@ -57,6 +62,44 @@ class GeM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # x^p leaves the range of half precision
             return x.float().clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+
+
+class StripeLinear(nn.Module):
+    """A linear map of its own for each of S stripes: (B, S, in) -> (B, S, out). On a pooled map, a 1x1 convolution."""
+
+    def __init__(self, stripes: int, inputs: int, outputs: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(stripes, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(stripes, 1, outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.transpose(0, 1) @ self.weight.mT  # (S, B, out)
+        return (out if self.bias is None else out + self.bias).transpose(0, 1)
+
+
+class PartHead(nn.Module):
+    """S horizontal stripes of a map: each is pooled, then 1x1 convolution + BN + ReLU, and a classifier of its own.
+
+    Source: S2 section 3.1 (three stripes of 512, six of 256), after PCB (Sun et al. 2018, ECCV); HC-Tri has the six.
+    open: every stripe has its own convolution, as in PCB.
+    """
+
+    def __init__(self, channels: int, stripes: int, width: int, num_classes: int, pool: nn.Module):
+        super().__init__()
+        self.stripes, self.pool = stripes, pool
+        self.reduce = StripeLinear(stripes, channels, width, bias=False)
+        self.norm = nn.BatchNorm1d(stripes * width)
+        self.classifier = StripeLinear(stripes, width, num_classes, bias=True)
+        nn.init.normal_(self.reduce.weight, std=(2 / width) ** 0.5)  # Kaiming, fan out: as the convolutions of a ResNet
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) -> whole (B, S * d), stripes (B, S, d), logits (B, S, classes). H must divide by S."""
+        rows = maps.unflatten(2, (self.stripes, -1)).transpose(1, 2)  # (B, S, C, H / S, W)
+        pooled = self.pool(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])  # (B, S, C)
+        whole = F.relu(self.norm(self.reduce(pooled).flatten(1)))
+        local = whole.unflatten(1, (self.stripes, -1))
+        return whole, local, self.classifier(local)
 
 
 def thin_resnet() -> ResNet:
@@ -119,9 +162,12 @@ def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
 
 
 class TwoStreamNet(nn.Module):
-    """Two-stream ResNet: stage 0-1 (and attention) once per modality, stage 2-4, pooling and BN neck shared.
+    """Two-stream ResNet: stage 0-1 (and attention) once per modality, all that follows shared.
 
-    Source: S1 sections 3.1 and Figure 1; neck: Luo et al. 2019. open: last stride 1, GeM pooling with p = 3.
+    Behind stage 4 either pooling and a BN neck, or part heads (stripes, width, share), whose L2-normalised features
+    stand side by side in the retrieval feature, each times its share (S2: 0.6 and 0.4).
+    Source: S1 section 3.1 and Figure 1, S2 section 3.1 and Figure 2; neck: Luo et al. 2019. open: last stride 1, GeM
+    pooling with p = 3, S2's features normalised before their shares.
     """
 
     def __init__(
@@ -134,6 +180,7 @@ class TwoStreamNet(nn.Module):
         pooling: str = "gem",
         gem_p: float = 3.0,
         last_stride: int = 1,
+        parts: Sequence[tuple[int, int, float]] = (),
     ):
         super().__init__()
         first, second = (load_backbone(backbone, weights) for _ in range(2))
@@ -142,19 +189,31 @@ class TwoStreamNet(nn.Module):
         if last_stride == 1:
             remove_stride(first.layer4[0])
         self.shared = nn.Sequential(first.layer2, first.layer3, first.layer4)
-        self.pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.dim = first.fc.in_features
-        self.neck = nn.BatchNorm1d(self.dim)
-        self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(self.dim, num_classes, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)
+        pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        channels = first.fc.in_features
+        self.num_classes, self.shares = num_classes, [share for _, _, share in parts]
+        self.heads = nn.ModuleList(PartHead(channels, s, width, num_classes, pool) for s, width, _ in parts)
+        self.widths = [s * width for s, width, _ in parts] or [channels]  # of what metric losses read
+        self.dim = sum(self.widths)  # of the retrieval feature
+        if not parts:
+            self.pool, self.neck = pool, nn.BatchNorm1d(channels)
+            self.neck.bias.requires_grad_(False)
+            self.classifier = nn.Linear(channels, num_classes, bias=False)
+            nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor, modality: Tensor) -> Output:
         """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both."""
         maps = self.shared(self.stage1(images, modality))  # (B, D, h, w)
-        pooled = self.pool(maps)
-        features = self.neck(pooled)
-        return Output(pooled, features, self.classifier(features))
+        if not self.heads:
+            pooled = self.pool(maps)
+            features = self.neck(pooled)
+            return Output((pooled,), (None,), features, self.classifier(features))
+        stripes = [head.stripes for head in self.heads]
+        if any(maps.shape[2] % n for n in stripes):
+            raise ValueError(stripes_do_not_fit(images.shape[2], maps.shape[2], stripes))
+        whole, local, logits = zip(*(head(maps) for head in self.heads), strict=True)
+        weighted = [share * F.normalize(x, dim=1) for share, x in zip(self.shares, whole, strict=True)]
+        return Output(whole, local, torch.cat(weighted, 1), torch.cat(logits, 1))
 
     def stage1(self, images: Tensor, modality: Tensor) -> Tensor:
         """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""

@@ -80,6 +80,70 @@ def convergence(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def similarity_distributions(table: pd.DataFrame) -> Figure:
+    """Densities of the cosine similarities of visible-thermal pairs (S2 Figure 1): a column a panel, a row a level.
+
+    table: panel, level, kind, similarity; both levels of a panel share their axis.
+    """
+    panels, levels = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.level))
+    fig, axes = figure(len(levels), len(panels), width=2.7, height=1.9, sharex="col")
+    for i, level in enumerate(levels):
+        for ax, panel in zip(axes[i], panels, strict=True):
+            part = table[(table.panel == panel) & (table.level == level)]
+            shared = {"stat": "density", "common_norm": False, "element": "step", "legend": ax is axes[0, 0]}
+            sns.histplot(part, x="similarity", hue="kind", palette=[RIGHT, WRONG], bins=50, ax=ax, **shared)
+            ax.set(title=panel if i == 0 else "", ylabel=level if panel == panels[0] else "", yticks=[])
+    if legend := axes[0, 0].get_legend():
+        legend.set(title=None, frame_on=False)
+    return fig
+
+
+def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
+    """Which pairs a relation makes (S2 Figure 3): anchor to its positives (green) and negatives (red), a panel each.
+
+    Args: points: x, y, label, modality (0, 1), centre (bool), a row each; anchors: {relation: (n, 3) whole numbers,
+        rows of anchor and candidate and whether they are one person}.
+    """
+    fig, axes = figure(1, len(anchors), width=3.4, height=3.2)
+    labels = sorted(points.label.unique())
+    colour = dict(zip(labels, sns.color_palette("husl", len(labels)), strict=True))
+    xy = points[["x", "y"]].to_numpy()
+    for ax, (name, pairs) in zip(axes[0], anchors.items(), strict=True):
+        for a, b, same in pairs:
+            ax.plot(*xy[[a, b]].T, color=RIGHT if same else WRONG, linewidth=1.2 if same else 0.4, zorder=1)
+        for modality, (kind, marker) in enumerate((("visible", "o"), ("thermal", "^"))):
+            for centre, size in ((False, 26), (True, 120)):
+                part = points[(points.modality == modality) & (points.centre == centre)]
+                edge = "black" if centre else "none"
+                shown = f"{kind} {'centre' if centre else 'sample'}"
+                colours = [colour[label] for label in part.label]
+                ax.scatter(part.x, part.y, c=colours, marker=marker, s=size, edgecolors=edge, label=shown, zorder=2)
+        ax.set(title=name, xticks=[], yticks=[])
+        ax.grid(False)
+    axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return fig
+
+
+def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.ndarray]) -> Figure:
+    """Which pairs each mining keeps (S2 Figure 4): a matrix of anchors and candidates a panel, dropped pairs pale.
+
+    Args: similarity (A, B); positive (A, B) bool, framed; kept: {name: (A, B) bool}.
+    """
+    fig, axes = figure(1, len(kept), width=3.6, height=3.4)
+    low, high = similarity.min(), similarity.max()
+    for ax, (name, mask) in zip(axes[0], kept.items(), strict=True):
+        image = ax.imshow(similarity, cmap="viridis", vmin=low, vmax=high, alpha=np.where(mask, 1.0, 0.12))
+        for a, b in zip(*np.nonzero(positive), strict=True):
+            colour = RIGHT if mask[a, b] else WRONG
+            ax.add_patch(plt.Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=1.2))
+        share = f"{mask[positive].mean():.0%} of positives, {mask[~positive].mean():.0%} of negatives"
+        ax.set(title=f"{name}: {share}", xlabel="candidates", ylabel="anchors", xticks=[], yticks=[])
+        ax.title.set_fontsize(8)
+        ax.grid(False)
+    fig.colorbar(image, ax=axes[0].tolist(), shrink=0.8, label="cosine similarity")
+    return fig
+
+
 def tsne(points: pd.DataFrame, title: str) -> Figure:
     """A two-dimensional embedding. points: x, y, pid, modality (0, 1), panel; one panel side by side for each value."""
     panels = list(dict.fromkeys(points.panel))

@@ -73,7 +73,8 @@ class Run:
         """The trained network in evaluation mode on the CPU."""
         state = load_file(self.folder / "model.safetensors")
         fresh = self.experiment.but(weights="none")  # the start is overwritten: nothing to download
-        net = train.make_net(fresh, len(state["classifier.weight"]))
+        classes = next(w.shape[-2] for name, w in state.items() if name.endswith("classifier.weight"))
+        net = train.make_net(fresh, classes)
         net.load_state_dict(state)
         return net.eval()
 
@@ -192,7 +193,7 @@ def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame
 
 
 def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """all / indoor search, 1 and (where every set has ten images) 10 shots, official and community galleries."""
+    """all / indoor search, official gallery at 1 and (where every set has ten images) 10 shots, community at 1 shot."""
     columns = [test[c].to_numpy() for c in ("pid", "cam", "number")]
     path = data_folder(experiment.data) / PERMUTATIONS
     permutations = datasets.sysu_permutations(path) if path.is_file() else None
@@ -211,7 +212,7 @@ def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) ->
         for mode in evaluate.GALLERY_CAMERAS
         for shots in (1, 10)
         for gallery in galleries
-        if shots <= fewest
+        if shots <= fewest and (shots == 1 or gallery == galleries[0])
     }
 
 

@@ -115,6 +115,7 @@ class Spec:
     seed: int = 0
     identities: tuple[int, int, int] = (12, 4, 6)  # train, val, test: disjoint; RegDB has no val and ten random splits
     images: int = 4  # per identity and camera
+    gallery_images: int = 0  # of test identities in each visible camera, if more: ten make a 10-shot gallery
     height: int = 96  # pixels; people are drawn for a ratio of about 2 to 1
     width: int = 48
     nuisance: float = 1.0  # 0 to 1, scales occlusion, crop, light, blur and noise
@@ -126,7 +127,13 @@ class Spec:
         object.__setattr__(self, "identities", tuple(self.identities))
         if self.layout not in CAMERAS:
             raise ValueError(f"Spec: layout must be one of {sorted(CAMERAS)}, not {self.layout!r}")
-        whole = {"seed": (0, 2**63), "images": (1, 9999), "height": (16, 4096), "width": (16, 4096)}
+        whole = {
+            "seed": (0, 2**63),
+            "images": (1, 9999),
+            "gallery_images": (0, 9999),
+            "height": (16, 4096),
+            "width": (16, 4096),
+        }
         whole |= {n: (0, 2**63) for n in ("colour_seed", "heat_seed") if getattr(self, n) is not None}
         for name, (low, high) in (whole | {"nuisance": (0, 1), "yaw": (0, 2)}).items():
             value, kinds = getattr(self, name), (int,) if name in whole else (int, float)
@@ -136,6 +143,8 @@ class Spec:
         counts = self.identities
         if len(counts) != 3 or any(type(n) is not int or n < m for n, m in zip(counts, (1, 0, 1), strict=True)):
             raise ValueError(f"Spec: identities must be (train >= 1, val >= 0, test >= 1), not {counts}")
+        if self.layout == "regdb" and self.gallery_images:
+            raise ValueError("Spec: gallery_images counts in the SYSU layout alone, RegDB has no shots")
         if self.layout == "regdb" and (counts[1] or counts[0] != counts[2]):
             raise ValueError(f"Spec: identities of RegDB must be (n, 0, n), half and half, not {counts}")
 
@@ -271,6 +280,9 @@ def structure(spec: Spec) -> Structure:
     n, (train, val, _) = sum(spec.identities), spec.identities
     parts = np.split(1 + _rng(spec.seed, _SPLIT).permutation(n), (train, train + val))
     counts = {cam: dict.fromkeys(range(1, n + 1), spec.images) for cam in CAMERAS[spec.layout]}
+    for cam, camera in CAMERAS[spec.layout].items():
+        if camera.modality == VISIBLE:
+            counts[cam] |= dict.fromkeys(parts[2].tolist(), max(spec.images, spec.gallery_images))
     return Structure(counts, *(tuple(sorted(p.tolist())) for p in parts))
 
 
@@ -410,9 +422,9 @@ def make(
 _SYSU = Spec("sysu", identities=(200, 30, 100), images=6)
 _REGDB = Spec("regdb", identities=(103, 0, 103), images=10)
 PRESETS = {  # names are those of the data folders
-    "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, height=48, width=24),
-    "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4, height=48, width=24),
-    "synvt_sysu": replace(_SYSU, identities=(500, 30, 100), images=4, nuisance=0.5),
+    "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, gallery_images=10),
+    "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4),
+    "synvt_sysu": replace(_SYSU, identities=(500, 30, 100), images=4, gallery_images=10, nuisance=0.5),
     "synvt_regdb": replace(_REGDB, identities=(206, 0, 206), nuisance=0.5),
     "synvt_sysu_full": replace(_SYSU, identities=(296, 99, 96), images=15, height=288, width=144),
     "synvt_regdb_full": replace(_REGDB, identities=(206, 0, 206), height=288, width=144),

@@ -1,0 +1,142 @@
+"""Losses of pytorch-metric-learning (PML) in an experiment, and our losses in PML's form.
+
+A term `pml:Name` of Experiment.losses names one of its losses; arguments are those of its class. A part of it, such as
+`miner`, `distance` or `reducer`, is the name of a class or {"name": class, **arguments}. On the command line:
+
+    'losses.pml:MultiSimilarityLoss={"weight": 1, "miner": {"name": "MultiSimilarityMiner", "epsilon": 0.1}}'
+
+Pairs cross modalities, each modality once as embeddings and once as `ref_emb`; with `cross_modality: false` both lie in
+one pool, which losses that take no references (those with class weights) need. PML is imported where it is asked for.
+"""
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PREFIX = "pml:"
+PARTS = {"miner": "miners", "distance": "distances", "reducer": "reducers", "embedding_regularizer": "regularizers"}
+PARTS |= {"weight_regularizer": "regularizers"}
+CLASSES, WIDTH = "num_classes", ("embedding_size", "descriptors_dim")  # arguments that the network decides
+
+
+def is_theirs(name: str) -> bool:
+    """Whether a loss term's name is one of PML's."""
+    return name.startswith(PREFIX)
+
+
+def build(module: str, name: str, options: dict[str, Any], decided: dict[str, Any] | None = None) -> nn.Module:
+    """An object of pytorch_metric_learning.<module>, with those of the `decided` arguments that it takes.
+
+    Raises: ValueError naming what is unknown, and the nearest name.
+    """
+    from .config import unknown
+
+    try:
+        classes = import_module(f"pytorch_metric_learning.{module}")
+    except ImportError:
+        raise ValueError(f"{name} needs pytorch-metric-learning: pip install pytorch-metric-learning") from None
+    known = {n: c for n, c in vars(classes).items() if inspect.isclass(c) and issubclass(c, nn.Module)}
+    if name not in known:
+        raise ValueError(unknown(f"class of pytorch_metric_learning.{module}", name, known))
+    takes = {p for c in known[name].__mro__ if c not in (nn.Module, object) for p in inspect.signature(c).parameters}
+    takes -= {"args", "kwargs"}
+    made = {option: value for option, value in (decided or {}).items() if option in takes}
+    for option, value in options.items():
+        if option not in takes:
+            raise ValueError(unknown(f"argument of {name}", option, takes))
+        if option in PARTS:
+            value = part(option, value)
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)  # Experiment keeps every number as a float; PML counts with some of them
+        made[option] = value
+    try:
+        return known[name](**made)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def part(kind: str, given: str | dict[str, Any]) -> nn.Module:
+    """A miner, distance, reducer or regularizer from its name, or from {"name": name, **arguments}."""
+    options = {"name": given} if isinstance(given, str) else dict(given)
+    return build(PARTS[kind], options.pop("name", ""), options)
+
+
+class Loss(nn.Module):
+    """A PML loss, with its miner, under our contract: (features, labels, modality) -> scalar.
+
+    Args: name: `pml:Class`; options: of the term, without its weight; num_classes, width: of the network, for losses
+        with class weights. Raises: ValueError naming what is unknown.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any], num_classes: int, width: int):
+        super().__init__()
+        options = dict(options)
+        self.cross_modality = options.pop("cross_modality", True)
+        miner = options.pop("miner", None)
+        self.loss = build(
+            "losses", name.removeprefix(PREFIX), options, dict.fromkeys(WIDTH, width) | {CLASSES: num_classes}
+        )
+        self.miner = part("miner", miner) if miner else None
+
+    def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
+        if not self.cross_modality:
+            return self.loss(features, labels, self.miner(features, labels) if self.miner else None)
+        v, t = ((features[modality == m], labels[modality == m]) for m in (0, 1))
+        return (self._across(*v, *t) + self._across(*t, *v)) / 2
+
+    def _across(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
+        pairs = self.miner(embeddings, labels, ref_emb, ref_labels) if self.miner else None
+        return self.loss(embeddings, labels, pairs, ref_emb, ref_labels)
+
+
+def check(name: str, options: dict[str, Any]) -> None:
+    """Build the loss and try it on a batch of two people, so that what PML refuses is known before any work.
+
+    Raises: ValueError with one sentence.
+    """
+    if not isinstance(options.get("cross_modality", True), bool):
+        raise ValueError(f"losses.{name}.cross_modality must be true or false")
+    state = torch.get_rng_state()  # class weights are drawn: leave the random state as it was
+    loss = Loss(name, options, num_classes=2, width=4)
+    features = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels, modality = torch.tensor([0, 0, 1, 1] * 2), torch.tensor([0] * 4 + [1] * 4)
+    try:
+        loss(features, labels, modality)
+    except Exception as error:  # PML raises many kinds
+        hint = "; with cross_modality=false it sees both modalities in one pool" if loss.cross_modality else ""
+        raise ValueError(f"loss {name} refuses a batch: {error}{hint}") from error
+    finally:
+        torch.set_rng_state(state)
+
+
+def in_their_form(loss: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
+    """One of our losses called as PML calls its own: `(embeddings, labels, ref_emb=..., ref_labels=...) -> scalar`.
+
+    embeddings are the visible features, ref_emb the thermal ones; a loss of one pool works without references.
+
+    Example: in_their_form(losses.cmdc, margin=0.5)(visible, labels, ref_emb=thermal, ref_labels=labels)
+    Raises: ValueError if pairs are given, since our losses mine their own, or one of ref_emb, ref_labels alone.
+    """
+
+    def call(
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple=None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        if indices_tuple is not None:
+            raise ValueError(f"{loss.__name__} mines its own pairs: leave indices_tuple out")
+        if (ref_emb is None) != (ref_labels is None):
+            raise ValueError("ref_emb and ref_labels belong together: give both or none")
+        modality = torch.zeros_like(labels)
+        if ref_emb is not None:
+            embeddings, labels = torch.cat([embeddings, ref_emb]), torch.cat([labels, ref_labels])
+            modality = torch.cat([modality, torch.ones_like(ref_labels)])
+        return loss(embeddings, labels, modality, **options)
+
+    return call
