@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import images as im
-from .losses import pairwise_distance
+from .losses import centres, cosine_similarity, members, pairwise_distance
 
 RANKS = (1, 5, 10, 20)
 CHUNK = 2**24  # similarity entries ranked at once: 10 int64 and float64 helpers of that size stay near 1 GB
@@ -106,7 +106,7 @@ def similarity_matrix(query, gallery, metric: str = "cosine") -> Tensor:
     """(Q, D), (G, D) -> (Q, G): cosine, or the negative Euclidean distance. Raises: ValueError on another metric."""
     query, gallery = torch.as_tensor(query), torch.as_tensor(gallery)
     if metric == "cosine":
-        return F.normalize(query, dim=1) @ F.normalize(gallery, dim=1).T
+        return cosine_similarity(query, gallery)
     if metric == "euclidean":
         return -pairwise_distance(query, gallery)
     raise ValueError(f"metric {metric!r} is not known: choose cosine or euclidean")
@@ -254,17 +254,34 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     return torch.cat(features)
 
 
-def separation(features: Tensor, pids: np.ndarray, modality: np.ndarray, bins: int = 50) -> dict[str, float]:
-    """Cosine similarity of visible-thermal pairs: same person, different people, and their overlap.
+def cross_similarities(features: Tensor, pids: np.ndarray, modality: np.ndarray, *, of_centres: bool = False):
+    """Cosine similarities of all visible-thermal pairs: of the same person (n,), of different people (m,).
+
+    Args: features (N, D); pids, modality (N,); of_centres: between centres (S2 Eq. 1) instead of images.
+    """
+    if of_centres:
+        labels = torch.from_numpy(pids)
+        member, identities, _ = members(features, labels, torch.from_numpy(modality))
+        visible, thermal = centres(features, member)
+        same = torch.eye(len(identities), dtype=torch.bool)
+    else:
+        visible, thermal = (features[np.flatnonzero(modality == m)] for m in (0, 1))
+        same = torch.from_numpy(pids[modality == 0][:, None] == pids[modality == 1])
+    similarity = similarity_matrix(visible, thermal).clamp(-1, 1)
+    return similarity[same], similarity[~same]
+
+
+def separation(
+    features: Tensor, pids: np.ndarray, modality: np.ndarray, bins: int = 50, *, of_centres: bool = False
+) -> dict[str, float]:
+    """Mean cosine similarity of visible-thermal pairs: same person, different people, and their overlap.
 
     overlap is the shared area of both histograms on [-1, 1]: 0 where a threshold parts them, 1 where they are equal.
-    Args: features (N, D); pids, modality (N,).
+    Args: as in cross_similarities().
     """
-    visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
-    similarity = similarity_matrix(features[visible], features[thermal]).clamp(-1, 1)
-    same = torch.from_numpy(pids[visible][:, None] == pids[thermal])
-    parts = [torch.histc(s.float(), bins, -1, 1) / len(s) for s in (similarity[same], similarity[~same])]
-    means = {"same person": similarity[same].mean().item(), "different people": similarity[~same].mean().item()}
+    same, different = cross_similarities(features, pids, modality, of_centres=of_centres)
+    parts = [torch.histc(s.float(), bins, -1, 1) / len(s) for s in (same, different)]
+    means = {"same person": same.mean().item(), "different people": different.mean().item()}
     return means | {"overlap": torch.minimum(*parts).sum().item()}
 
 

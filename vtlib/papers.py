@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .config import VALIDATION, Experiment, experiment
+from .config import DATA, VALIDATION, Experiment, experiment
 from .runs import METRICS, Run, collect, results_root
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # Figure 4's axis; the paper's choice is 3
@@ -446,6 +446,12 @@ def measured(runs: dict[str, list[Run]], protocols: dict[str, str]) -> pd.DataFr
     return pd.DataFrame(rows, columns=["row", "setting", "metric", "measured", "sd", "runs", "run_ids"])
 
 
+def every_run(runs: dict[str, list[Run]], protocol: str) -> pd.DataFrame:
+    """Tidy, a row a run and metric: row, metric, value in percent, for figures that show every seed."""
+    frames = {row: 100 * collect(group, protocol)[METRICS] for row, group in under(runs, protocol).items()}
+    return pd.concat(frames).droplevel(1).rename_axis("row").reset_index().melt("row", var_name="metric")
+
+
 def beside(item: str, measured_rows: pd.DataFrame) -> pd.DataFrame:
     """Printed and measured side by side, in the order of the paper: two columns of two data sets, never mixed."""
     table = (
@@ -509,6 +515,8 @@ def claims_sentence(table: pd.DataFrame) -> str:
     for g in table[table.metric == "rank1"].itertuples():
         spread = f" +- {g.standard_error:.1f}" if g.pairs > 1 else ""
         parts.append(f"{g.better} over {g.over} {g.gain:+.1f}{spread} (printed {g.printed:+.1f}), {g.verdict}")
+    if table.empty:
+        return "no claim of the paper can be tested on these rows."
     pairs = table.pairs.min()
     how = f"mean and standard error of {pairs} paired runs" if pairs > 1 else "one pair of runs: no claim"
     return f"rank-1 ({how}): {'; '.join(parts)}."
@@ -545,12 +553,16 @@ def convergence_sentence(curves: pd.DataFrame) -> str:
 
 def comparison_sentence(runs: dict[str, list[Run]], protocol: str) -> str:
     """One line: the measured rows of a comparison, by name of the data."""
+    runs = under(runs, protocol)
+    if not runs:
+        return f"{protocol}: not measured, the data has too few images."
     rows = []
     for row, group in runs.items():
         frame = 100 * collect(group, protocol)[METRICS]
         rows.append(f"{row} {frame.rank1.mean():.1f} / {frame.mAP.mean():.1f}")
     data = next(iter(runs.values()))[0].experiment.data
-    return f"{protocol}, measured on {data}, rank-1 / mAP: {', '.join(rows)}; printed DPAN+CMDC is not comparable."
+    other = "" if data in DATA["paper"].values() else "; printed rows are of another data set, not comparable"
+    return f"{protocol}, measured on {data}, rank-1 / mAP: {', '.join(rows)}{other}."
 
 
 def report(item: str, profile: str, table: pd.DataFrame, sentence: str) -> Path:

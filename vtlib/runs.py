@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,26 @@ def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[st
     else:
         features = extract(run.net(), test, store)
     return protocol_tables(experiment, features, test)
+
+
+@torch.inference_mode()
+def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What the metric loss of a run reads in its first batches, network in evaluation mode, images not augmented.
+
+    Yields: features (B, D), labels (B,), modality (B,), rows sorted by modality and identity.
+    """
+    table, store = load_data(run.experiment)
+    rows = table[table.split == "train"]
+    sampler, batches, net = (
+        train.make_sampler(run.experiment, rows),
+        train.Batches(rows, store.pixels, "cpu"),
+        run.net(),
+    )
+    for index in islice(sampler.epoch(0), count):
+        images, labels, modality = batches(index, im.normalise)
+        order = torch.from_numpy(np.lexsort((labels, modality)))
+        features = train.read(run.experiment, net(images, modality))[0][0]
+        yield features[order], labels[order], modality[order]
 
 
 def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
