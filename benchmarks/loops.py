@@ -64,7 +64,7 @@ def hetero_center(features, labels, modality, margin=0.0):
     return torch.stack(values).mean()
 
 
-def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, local_weight=1.0):
+def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, local_weight=1.0, over_stripes="sum"):
     centre, names, side = centres(features, labels, modality)
     dist, values = distances(centre, centre), []
     same, across = names[:, None] == names, side[:, None] != side
@@ -72,8 +72,10 @@ def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, lo
     for c in range(len(centre)):
         values.append(F.relu(margin + dist[c][positive[c]].max() - dist[c][negative[c]].min()))
     loss = torch.stack(values).mean()
-    for s in range(0 if local is None else local.shape[1]):
-        loss = loss + local_weight * hetero_center_triplet(local[:, s], labels, modality, margin)
+    stripes = [] if local is None else local.unbind(1)
+    for stripe in stripes:
+        weight = local_weight / len(stripes) if over_stripes == "mean" else local_weight
+        loss = loss + weight * hetero_center_triplet(stripe, labels, modality, margin)
     return loss
 
 

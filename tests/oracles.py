@@ -112,11 +112,11 @@ def hetero_center(features, labels, modality, margin=0.0):
     return total / len(identities)
 
 
-def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, local_weight=1.0):
+def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, local_weight=1.0, over_stripes="sum"):
     """HC-Tri of Liu and Tan 2020: mean over the 2P centres of [margin + d_positive - d_negative]_+.
 
     Positive: the identity's centre of the other modality. Negative: the nearest of the 2P-2 centres of other
-    identities, both modalities. local (N, S, d) adds local_weight times the sum over stripes s of the same there.
+    identities, both modalities. local (N, S, d) adds local_weight times the sum (mean) over stripes of the same there.
     """
     centre, total = centres(features, labels, modality), 0.0
     for i, m in centre:
@@ -127,7 +127,8 @@ def hetero_center_triplet(features, labels, modality, margin=0.3, local=None, lo
         total += max(0.0, margin + distance(centre[i, m], centre[i, 1 - m]) - nearest)
     value = total / len(centre)
     for s in range(0 if local is None else local.shape[1]):
-        value += local_weight * hetero_center_triplet(local[:, s], labels, modality, margin)
+        part = hetero_center_triplet(local[:, s], labels, modality, margin)
+        value += local_weight * (part / local.shape[1] if over_stripes == "mean" else part)
     return value
 
 

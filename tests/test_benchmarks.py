@@ -1,14 +1,18 @@
 """Benchmarks: a loop form is its loss, in value and gradient; table, file and wrong words. No time is ever asserted."""
 
 import csv
+import io
 import re
+import runpy
 import sys
+from contextlib import redirect_stdout
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from test_losses import batch, ragged
-from test_losses_mc import OPTIONS, label_of, options, structured, value_and_gradients
+from test_losses_mc import MININGS, RELATIONS, label_of, options, structured, value_and_gradients
 
 from vtlib.losses import LOSSES
 
@@ -18,8 +22,32 @@ from benchmarks import __main__ as cli
 from benchmarks import losses
 from benchmarks.loops import LOOPS
 
-REST = ["cmdc", "center_constraint"]  # of S1, whose options test_losses_mc does not list
-EVERY = [*OPTIONS, *((name, {}) for name in REST), ("cmdc", {"margin": 1.7}), ("cmdc", {"hinge": False})]
+EVERY = [
+    ("batch_hard_triplet", {}),
+    ("batch_hard_triplet", {"cross_modality": True}),
+    ("cmdc", {}),
+    ("cmdc", {"margin": 1.7}),
+    ("cmdc", {"hinge": False}),
+    ("center_constraint", {}),
+    ("hetero_center", {}),
+    ("hetero_center", {"margin": 2.5}),
+    ("hetero_center_triplet", {}),
+    ("hetero_center_triplet", {"local": 3, "local_weight": 0.4, "margin": 1.1}),
+    ("hetero_center_triplet", {"local": 3, "over_stripes": "mean"}),
+    ("center_metric", {}),
+    ("center_metric", {"instance_weight": 2.5, "margin": 1.2}),
+    ("margin_mmd", {"margin": 0.0}),
+    ("margin_mmd", {"margin": 0.5, "kernels": 2}),
+    *(("multi_similarity", {"mining": m, "cross_modality": c}) for m, c in product(MININGS, (True, False))),
+    ("multi_similarity", {"alpha": 5.0, "beta": 20.0, "threshold": 0.3, "mining_margin": 0.4}),
+    *(("adaptive_weighting", {"relation": r, "mining": m}) for r, m in product(RELATIONS, MININGS)),
+    ("adaptive_weighting", {"weighting": False, "mining_margin": 0.0, "threshold": 0.3}),
+    ("adaptive_weighting", {"detach_weights": False}),
+    ("multi_constraint", {}),
+    ("multi_constraint", {"local": 3}),
+    ("multi_constraint", {"alpha": 0.0, "beta": 0.3, "omega": 0.7, "local": 2, "mining": "ms"}),
+    ("multi_constraint", {"beta": 0.0, "omega": 0.0}),
+]
 BATCHES = {
     "balanced": batch([(3, 3)] * 4, seed=1),
     "structured": structured(batch([(2, 2)] * 5, seed=2), pull=1.5),
@@ -84,16 +112,15 @@ def ran(tmp_path_factory):
     patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("benchmarks") / "results"
     patch.setattr(cli, "RESULTS", folder)
     patch.setattr(losses, "SIZES", {"N 12 (P 3, K 2)": (3, 2)})
-    lines = []
-    patch.setattr("builtins.print", lambda *texts, sep=" ": lines.append(sep.join(texts)))
     threads = torch.get_num_threads()
     try:
-        assert cli.main(["losses", "--repeats", "1", "--save"]) == 0
+        with redirect_stdout(io.StringIO()) as out:
+            assert cli.main(["losses", "--repeats", "1", "--save"]) == 0
     finally:
         patch.undo()
     assert torch.get_num_threads() == threads
     (path,) = folder.iterdir()
-    return "\n".join(lines), path
+    return out.getvalue(), path
 
 
 def test_table_says_where_it_is_from_and_has_every_part(ran):
@@ -154,3 +181,11 @@ def test_every_script_is_found_and_a_wrong_word_is_named(capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main(words)
         assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:'benchmarks.__main__' found in sys.modules")
+def test_it_is_called_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("benchmarks", run_name="__main__")
+    assert stop.value.code == 0 and "--repeats" in capsys.readouterr().out

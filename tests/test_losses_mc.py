@@ -45,6 +45,7 @@ OPTIONS = [
     *(("hetero_center_triplet", {"local": s}) for s in (1, 3, 6)),
     ("hetero_center_triplet", {"local": 3, "local_weight": 0.0}),
     ("hetero_center_triplet", {"local": 6, "local_weight": 0.4, "margin": 1.1}),
+    ("hetero_center_triplet", {"local": 6, "local_weight": 0.4, "over_stripes": "mean"}),
     ("center_metric", {}),
     ("center_metric", {"margin": 0.0}),
     ("center_metric", {"margin": 2.5}),

@@ -19,7 +19,7 @@ def net(**options):
 def test_output_shapes_and_rows_keep_their_order():
     made = net().eval()
     out = made(IMAGES, MODALITY)
-    assert out.pooled[0].shape == out.features.shape == (6, 256) and out.logits.shape == (6, 5)
+    assert out.pooled[0].shape == out.features.shape == (6, 192) and out.logits.shape == (6, 5)
     assert out.local == (None,)
     order = torch.tensor([5, 3, 1, 0, 2, 4])
     torch.testing.assert_close(made(IMAGES[order], MODALITY[order]).features, out.features[order])
@@ -68,6 +68,11 @@ def test_torchvision_backbones_share_one_trunk(name):
     assert made.eval()(IMAGES, MODALITY).features.shape == (6, made.dim)
 
 
+def test_hc_tri_on_resnet50_has_the_size_of_its_public_code():
+    made = TwoStreamNet(206, "resnet50", attention=False, parts=[(6, 256, 1.0)])  # RegDB's identities
+    assert round(sum(p.numel() for p in made.parameters()) / 1e6, 1) == 27.2  # where other public code holds 71.0
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_from_a_file_reach_both_streams(tmp_path, suffix):
     state = model.thin_resnet().state_dict()
@@ -88,7 +93,7 @@ def test_weights_that_cannot_be_had_are_one_sentence(tmp_path, monkeypatch):
         net(weights="imagenet")
     with pytest.raises(ValueError, match="backbone 'resnet51' is not known"):
         TwoStreamNet(2, "resnet51")
-    with pytest.raises(ValueError, match="does not divide the 32 channels"):
+    with pytest.raises(ValueError, match="does not divide the 24 channels"):
         net(attention_reduction=5)
 
     def no_network(*args, **kwargs):

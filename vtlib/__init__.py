@@ -5,8 +5,9 @@ synthetic   SynVT, the embedded data set, in the public sets' layouts
 figure      one person and one scene as pixels: capsules, projection, rasteriser, paint, sensor
 datasets    SYSU-MM01, RegDB and plain folders as one table; checks against published counts
 images      decoded uint8 store, batched augmentation, P x K sampler
-model       two-stream ResNet, position attention, pooling, neck
+model       two-stream ResNet, position attention, pooling, neck, part heads
 losses      pure functions with one contract
+pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
 train       fit(): the only place with backward()
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols

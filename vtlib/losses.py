@@ -181,6 +181,7 @@ def hetero_center_triplet(
     margin: float = 0.3,
     local: Tensor | None = None,
     local_weight: float = 1.0,
+    over_stripes: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
     """Hetero-centre triplet loss (HC-Tri): a triplet loss over the 2P centres instead of the samples.
 
@@ -188,7 +189,8 @@ def hetero_center_triplet(
     Source: Liu and Tan 2020, arXiv 2008.06223. open: the mean over the 2P centres, as in public code, not their sum.
 
     Args: features (N, D), not normalised; labels, modality (N,); margin in feature-distance units; local: (N, S, d)
-        stripe features, whose losses are summed and added with local_weight (their code: 1 SYSU-MM01, 2 RegDB).
+        stripe features, whose losses are added with local_weight (their code: 1 SYSU-MM01, 2 RegDB); over_stripes:
+        "sum" as in their code, or "mean".
     Returns: () in feature-distance units.
     Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
     """
@@ -203,7 +205,10 @@ def hetero_center_triplet(
         return F.relu(margin + torch.cat([positive, positive], -1) - nearest).mean(-1)
 
     loss = over_centres(features)
-    return loss if local is None else loss + local_weight * over_centres(stripes_first(local, features)).sum()
+    if local is None:
+        return loss
+    parts = over_centres(stripes_first(local, features))  # (S,)
+    return loss + local_weight * (parts.mean() if over_stripes == "mean" else parts.sum())
 
 
 def center_metric(
@@ -383,11 +388,11 @@ def adaptive(
     labels: Tensor,
     modality: Tensor,
     relation: Relation,
-    mining: Mining = "awl",
-    weighting: bool = True,
-    detach_weights: bool = True,
-    mining_margin: float = 0.2,
-    threshold: float = 0.5,
+    mining: Mining,
+    weighting: bool,
+    detach_weights: bool,
+    mining_margin: float,
+    threshold: float,
 ) -> Tensor:
     """adaptive_weighting() of features (..., N, D) -> (...): all stripes at once."""
     values = []

@@ -103,12 +103,12 @@ class PartHead(nn.Module):
 
 
 def thin_resnet() -> ResNet:
-    """ResNet with one basic block a stage and 32, 64, 128, 256 channels (1.2 M parameters): a backbone for CPUs."""
+    """ResNet with one basic block a stage and 24, 48, 96, 192 channels (0.7 M parameters): a backbone for CPUs."""
     net = ResNet(BasicBlock, [1, 1, 1, 1])
-    net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), 32
-    for stage, (width, stride) in enumerate([(32, 1), (64, 2), (128, 2), (256, 2)], start=1):
+    net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), 24
+    for stage, (width, stride) in enumerate([(24, 1), (48, 2), (96, 2), (192, 2)], start=1):
         setattr(net, f"layer{stage}", net._make_layer(BasicBlock, width, 1, stride))
-    net.fc = nn.Linear(256, 1000)
+    net.fc = nn.Linear(192, 1000)
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

@@ -424,8 +424,8 @@ _REGDB = Spec("regdb", identities=(103, 0, 103), images=10)
 PRESETS = {  # names are those of the data folders
     "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, gallery_images=10),
     "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4),
-    "synvt_sysu": replace(_SYSU, identities=(500, 30, 100), images=4, gallery_images=10, nuisance=0.5),
-    "synvt_regdb": replace(_REGDB, identities=(206, 0, 206), nuisance=0.5),
+    "synvt_sysu": replace(_SYSU, identities=(500, 30, 100), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
+    "synvt_regdb": replace(_REGDB, identities=(206, 0, 206), nuisance=0.3, yaw=0.5),
     "synvt_sysu_full": replace(_SYSU, identities=(296, 99, 96), images=15, height=288, width=144),
     "synvt_regdb_full": replace(_REGDB, identities=(206, 0, 206), height=288, width=144),
 }

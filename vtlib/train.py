@@ -35,7 +35,10 @@ def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
     for name, options in experiment.losses.items():
         options = {k: v for k, v in options.items() if k != "weight"}
         terms[name] = nn.ModuleList(
-            Loss(name, options, net.num_classes, width) if is_theirs(name) else Term(name, options) for width in widths
+            Loss(name, options, net.num_classes, width)
+            if is_theirs(name)
+            else Term(name, {"over_stripes": experiment.over_parts} | options)
+            for width in widths
         )
     return nn.ModuleDict(terms)
 
@@ -46,6 +49,7 @@ class Term(nn.Module):
     def __init__(self, name: str, arguments: dict):
         super().__init__()
         parameters = inspect.signature(LOSSES[name]).parameters
+        arguments = {k: v for k, v in arguments.items() if k in parameters}
         whole = {k: int(v) for k, v in arguments.items() if parameters[k].annotation is int}
         self.call = partial(LOSSES[name], **arguments | whole)
         self.reads_stripes = "local" in parameters
