@@ -8,7 +8,7 @@ S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weigh
 """
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,14 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     origin the squares would leave no digits for their difference. What is left within their rounding is zero.
     """
     shift = a.detach().mean(-2, keepdim=True)
-    a, b = a - shift, b - shift
-    squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
-    square = squares - 2 * a @ b.mT
+    if a is b:
+        product = gram(a - shift)
+        left = right = product.diagonal(dim1=-2, dim2=-1)
+    else:
+        a, b = a - shift, b - shift
+        product, left, right = a @ b.mT, a.square().sum(-1), b.square().sum(-1)
+    squares = left[..., :, None] + right[..., None, :]
+    square = squares - 2 * product
     return torch.where(square > 32 * torch.finfo(square.dtype).eps * squares, square, 0)  # seen: 20 at D = 2,048
 
 
@@ -44,6 +49,18 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarities (..., N, M) of the rows of a (..., N, D) and b (..., M, D); 0 with a row of zeros."""
     a, b = (x / torch.where((norm := torch.linalg.vector_norm(x, dim=-1, keepdim=True)) > 0, norm, 1) for x in (a, b))
     return a @ b.mT
+
+
+def gram(x: Tensor) -> Tensor:
+    """Dot products (..., N, N) of the rows of x (..., N, D) with each other."""
+    return x @ x.mT
+
+
+def cosine_of(dot: Tensor) -> Tensor:
+    """Cosine similarities (..., N, N) from dot products; 0 with a row of zeros, where the root sees no zero."""
+    square = dot.diagonal(dim1=-2, dim2=-1)
+    length = torch.where(square > 0, square, 1).sqrt()
+    return dot / (length[..., :, None] * length[..., None, :])
 
 
 def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
@@ -296,25 +313,42 @@ def over_anchors(pull: Tensor, push: Tensor, kept: tuple[Tensor, Tensor], scale:
     return value.sum(-1) / (kept[0] | kept[1]).any(-1).sum(-1).clamp(min=1)
 
 
-def directions(
-    features: Tensor, labels: Tensor, modality: Tensor, relation: Relation
-) -> Iterator[tuple[Tensor, Tensor]]:
+class Points(NamedTuple):
+    """A batch's visible and thermal samples, then the visible and thermal centres of its identities."""
+
+    cosine: Tensor  # (..., M, M) similarities, M = N + 2P; 0 with a point of zeros
+    labels: Tensor  # (M,)
+    of: dict[str, tuple[slice, slice]]  # "i" samples, "c" centres: their rows, visible and thermal
+
+
+def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
+    """All similarities that the relations of S2 section 3.2 need, from one product of features (..., N, D).
+
+    A centre is a mean of rows, so its dot products are means of theirs: only the (N, N) products ever see D numbers.
+    Raises: ValueError naming an identity that lacks a modality or is alone.
+    """
+    rows = features if features.ndim == 2 else features[0]
+    member, identities, _ = members(rows, labels, modality, least=2)
+    order, n, p = modality.argsort(stable=True), len(labels), len(identities)
+    visible = int((modality == 0).sum())
+    mean = (member / member.sum(2, keepdim=True)).flatten(0, 1).to(features.dtype)  # (2P, N)
+    mix = torch.cat([torch.eye(n, dtype=features.dtype, device=features.device)[order], mean])  # (M, N)
+    cosine = cosine_of(mix @ gram(features) @ mix.mT)
+    of = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}
+    return Points(cosine, torch.cat([labels[order], identities, identities]), of)
+
+
+def directions(batch: Points, relation: Relation) -> Iterator[tuple[Tensor, Tensor]]:
     """Similarity (..., A, B) and positives (A, B) of an S2 relation, visible anchors first, then thermal ones.
 
     i2i: samples and the other modality's samples; c2i: centres and samples; c2c: centres and centres, S2 Eq. 2-4.
-    Args: features (..., N, D). Raises: ValueError naming an identity without a modality or alone, or the relation.
+    Raises: ValueError naming another relation.
     """
     if relation not in get_args(Relation):
         raise ValueError(f"relation {relation!r} is not known: choose one of {', '.join(get_args(Relation))}")
-    rows = features if features.ndim == 2 else features[0]
-    member, identities, _ = members(rows, labels, modality, least=2)
-    of = [(modality == m).nonzero()[:, 0] for m in (0, 1)]
-    samples = [(features[..., rows, :], labels[rows]) for rows in of]
-    middle = [] if relation == "i2i" else [(c, identities) for c in centres(features, member).unbind(-3)]
-    anchors, candidates = middle or samples, middle if relation == "c2c" else samples
     for m in (0, 1):
-        (a, a_labels), (b, b_labels) = anchors[m], candidates[1 - m]
-        yield cosine_similarity(a, b), a_labels[:, None] == b_labels
+        a, b = batch.of[relation[0]][m], batch.of[relation[2]][1 - m]
+        yield batch.cosine[..., a, b], batch.labels[a, None] == batch.labels[b]
 
 
 def multi_similarity(
@@ -341,14 +375,15 @@ def multi_similarity(
     Raises: ValueError naming an identity that lacks a modality (cross_modality) or is alone, or an unknown mining.
     """
     if cross_modality:
-        matrices = [(s, positive, ~positive) for s, positive in directions(features, labels, modality, "i2i")]
+        pairs = directions(points(features, labels, modality), "i2i")
+        matrices = [(similarity, positive, ~positive) for similarity, positive in pairs]
     else:
         check_batch(features, labels, modality)
         same = labels[:, None] == labels
         if same.all():
             raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        matrices = [(cosine_similarity(features, features), same & ~itself, ~same)]
+        matrices = [(cosine_of(gram(features)), same & ~itself, ~same)]
     values = []
     for similarity, positive, negative in matrices:
         kept, above = mine_pairs(similarity, positive, negative, mining, mining_margin), similarity - threshold
@@ -380,13 +415,12 @@ def adaptive_weighting(
     Raises: ValueError naming an identity that lacks a modality or is alone, an unknown relation or mining.
     """
     check_batch(features, labels, modality)
-    return adaptive(features, labels, modality, relation, mining, weighting, detach_weights, mining_margin, threshold)
+    batch = points(features, labels, modality)
+    return adaptive(batch, relation, mining, weighting, detach_weights, mining_margin, threshold)
 
 
 def adaptive(
-    features: Tensor,
-    labels: Tensor,
-    modality: Tensor,
+    batch: Points,
     relation: Relation,
     mining: Mining,
     weighting: bool,
@@ -394,9 +428,9 @@ def adaptive(
     mining_margin: float,
     threshold: float,
 ) -> Tensor:
-    """adaptive_weighting() of features (..., N, D) -> (...): all stripes at once."""
+    """adaptive_weighting() of the points of features (..., N, D) -> (...): all stripes at once."""
     values = []
-    for similarity, positive in directions(features, labels, modality, relation):
+    for similarity, positive in directions(batch, relation):
         kept, above = mine_pairs(similarity, positive, ~positive, mining, mining_margin), similarity - threshold
         known = similarity.detach() if detach_weights else similarity
         pull, push = pair_weights(known if weighting else torch.full_like(similarity, 0.5))
@@ -429,13 +463,12 @@ def multi_constraint(
     Raises: ValueError as adaptive_weighting().
     """
     check_batch(features, labels, modality)
-    parts = features if local is None else stripes_first(local, features)
+    whole = points(features, labels, modality)
+    parts = whole if local is None or not omega else points(stripes_first(local, features), labels, modality)
     options = (mining, weighting, detach_weights, mining_margin, threshold)
-    terms = zip((alpha, beta, omega), ("i2i", "c2i", "c2c"), (features, features, parts), strict=True)
-    return sum(
-        (w * adaptive(x, labels, modality, relation, *options).mean() for w, relation, x in terms if w),
-        start=0 * features.sum(),
-    )
+    terms = zip((alpha, beta, omega), ("i2i", "c2i", "c2c"), (whole, whole, parts), strict=True)
+    loss = 0 * whole.cosine.sum()  # a graph, though every weight be 0
+    return loss + sum(w * adaptive(batch, relation, *options).mean() for w, relation, batch in terms if w)
 
 
 def stripes_first(local: Tensor, features: Tensor) -> Tensor:

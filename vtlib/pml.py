@@ -45,6 +45,8 @@ def build(module: str, name: str, options: dict[str, Any], decided: dict[str, An
     takes = {p for c in known[name].__mro__ if c not in (nn.Module, object) for p in inspect.signature(c).parameters}
     takes -= {"args", "kwargs"}
     made = {option: value for option, value in (decided or {}).items() if option in takes}
+    if given := sorted(made.keys() & options):
+        raise ValueError(f"{name}: {given[0]} is what the network has, leave it out")
     for option, value in options.items():
         if option not in takes:
             raise ValueError(unknown(f"argument of {name}", option, takes))
@@ -55,14 +57,21 @@ def build(module: str, name: str, options: dict[str, Any], decided: dict[str, An
         made[option] = value
     try:
         return known[name](**made)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # PML raises many kinds
+        raise ValueError(f"{name}: {sentence(error)}") from error
+
+
+def sentence(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def part(kind: str, given: str | dict[str, Any]) -> nn.Module:
     """A miner, distance, reducer or regularizer from its name, or from {"name": name, **arguments}."""
-    options = {"name": given} if isinstance(given, str) else dict(given)
-    return build(PARTS[kind], options.pop("name", ""), options)
+    options = {"name": given} if isinstance(given, str) else given
+    if not isinstance(options, dict) or not isinstance(name := options.get("name"), str):
+        raise ValueError(f'{kind} must be the name of a class or {{"name": class, ...}}, not {given!r}')
+    return build(PARTS[kind], name, {k: v for k, v in options.items() if k != "name"})
 
 
 class Loss(nn.Module):
@@ -80,7 +89,7 @@ class Loss(nn.Module):
         self.loss = build(
             "losses", name.removeprefix(PREFIX), options, dict.fromkeys(WIDTH, width) | {CLASSES: num_classes}
         )
-        self.miner = part("miner", miner) if miner else None
+        self.miner = None if miner is None else part("miner", miner)
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
         if not self.cross_modality:
@@ -105,10 +114,11 @@ def check(name: str, options: dict[str, Any]) -> None:
     features = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels, modality = torch.tensor([0, 0, 1, 1] * 2), torch.tensor([0] * 4 + [1] * 4)
     try:
-        loss(features, labels, modality)
-    except Exception as error:  # PML raises many kinds
+        for _ in range(2):  # one that keeps a graph from step to step fails at the second
+            loss(features, labels, modality).backward()
+    except Exception as error:
         hint = "; with cross_modality=false it sees both modalities in one pool" if loss.cross_modality else ""
-        raise ValueError(f"loss {name} refuses a batch: {error}{hint}") from error
+        raise ValueError(f"loss {name} refuses a batch: {sentence(error)}{hint}") from error
     finally:
         torch.set_rng_state(state)
 
