@@ -83,7 +83,7 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
         "seed": 5, "dataset": "folder", "data": "x", "split": 2, "train_on": "train+val", "validation_identities": 3,
         "height": 64, "width": 32, "backbone": "resnet18", "weights": "w.pt", "attention": True,
         "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2,
-        "losses": {"id": {"weight": 1.0}}, "metric_on": "features", "over_parts": "mean", "schedule": "s2",
+        "losses": {"id": {"weight": 1.0}}, "metric_on": "features", "over_parts": "sum", "schedule": "s2",
         "parts": [{"stripes": 3, "width": 8, "share": 1.0}],
         "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
         "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,

@@ -126,7 +126,7 @@ def test_every_command_has_help(capsys):
 
 def test_describe_and_check_of_a_made_set(home, capsys):
     assert launch.main(["data", "describe", "synvt_sysu_quick"]) == 0
-    assert "528 images of 22 identities" in capsys.readouterr().out
+    assert "672 images of 22 identities" in capsys.readouterr().out
     assert launch.main(["data", "check", "sysu", str(home / "data" / "synvt_sysu_quick")]) == 1
     assert "22258" in capsys.readouterr().out.replace(",", "")  # it is not the real set, and the table says so
 

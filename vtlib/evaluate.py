@@ -260,8 +260,8 @@ def cross_similarities(features: Tensor, pids: np.ndarray, modality: np.ndarray,
     Args: features (N, D); pids, modality (N,); of_centres: between centres (S2 Eq. 1) instead of images.
     """
     if of_centres:
-        labels = torch.from_numpy(pids)
-        member, identities, _ = members(features, labels, torch.from_numpy(modality))
+        labels = torch.tensor(pids)
+        member, identities, _ = members(features, labels, torch.tensor(modality))
         visible, thermal = centres(features, member)
         same = torch.eye(len(identities), dtype=torch.bool)
     else:
