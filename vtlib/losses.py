@@ -331,7 +331,7 @@ def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
     member, identities, _ = members(rows, labels, modality, least=2)
     order, n, p = modality.argsort(stable=True), len(labels), len(identities)
     visible = int((modality == 0).sum())
-    mean = (member / member.sum(2, keepdim=True)).flatten(0, 1).to(features.dtype)  # (2P, N)
+    mean = (member.to(features.dtype) / member.sum(2, keepdim=True)).flatten(0, 1)  # (2P, N)
     mix = torch.cat([torch.eye(n, dtype=features.dtype, device=features.device)[order], mean])  # (M, N)
     cosine = cosine_of(mix @ gram(features) @ mix.mT)
     of = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}

@@ -109,8 +109,8 @@ def check(name: str, options: dict[str, Any]) -> None:
     """
     if not isinstance(options.get("cross_modality", True), bool):
         raise ValueError(f"losses.{name}.cross_modality must be true or false")
-    state = torch.get_rng_state()  # class weights are drawn: leave the random state as it was
-    loss = Loss(name, options, num_classes=2, width=4)
+    with torch.random.fork_rng(devices=[]):  # class weights are drawn: leave the random state as it was
+        loss = Loss(name, options, num_classes=2, width=4)
     features = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels, modality = torch.tensor([0, 0, 1, 1] * 2), torch.tensor([0] * 4 + [1] * 4)
     try:
@@ -119,8 +119,6 @@ def check(name: str, options: dict[str, Any]) -> None:
     except Exception as error:
         hint = "; with cross_modality=false it sees both modalities in one pool" if loss.cross_modality else ""
         raise ValueError(f"loss {name} refuses a batch: {sentence(error)}{hint}") from error
-    finally:
-        torch.set_rng_state(state)
 
 
 def in_their_form(loss: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
