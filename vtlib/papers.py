@@ -381,7 +381,7 @@ ITEMS = {
         "S2 Figure 4: the pairs that each mining keeps",
         NOTHING_PRINTED,
         ERRORS["S2.F4"],
-        methods(PLAIN, "+AWL", ablation=True),
+        methods(PLAIN, "+AWL", "+MC (w/ Part)", ablation=True),
     ),
     "X.T1": Item(
         "Crossed: each paper's loss on each paper's network, SYSU-MM01 all-search",
