@@ -2,21 +2,47 @@
 
 What is one matrix product in such code (all distances, all similarities) is one here too, and what it does with a
 whole row stays a row operation: the loop is the only difference that counts. Equations: tests/oracles.py.
+Inside `pair_by_pair()` the matrices too are filled by loops, one distance or similarity at a time, as equations read.
 """
+
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_by_pair = False
+NO_PAIRS = {"center_constraint", "hetero_center", "margin_mmd"}  # they compare no pairs across the batch
+
+
+@contextmanager
+def pair_by_pair():
+    """Fill every matrix of distances or similarities by a double loop."""
+    global _by_pair
+    _by_pair = True
+    try:
+        yield
+    finally:
+        _by_pair = False
+
+
+def each_pair(of, x: Tensor, y: Tensor) -> Tensor:
+    """(N, M) values of a function of two rows."""
+    return torch.stack([torch.stack([of(a, b) for b in y]) for a in x])
+
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distances (N, M) of rows, as re-identification code has them: squares, one product, clamp, root."""
+    if _by_pair:
+        return each_pair(lambda a, b: (a - b).square().sum().clamp(min=1e-12).sqrt(), x, y)
     square = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
     return square.clamp(min=1e-12).sqrt()
 
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """Cosine similarities (N, M) of rows."""
+    if _by_pair:
+        return each_pair(lambda a, b: a @ b, F.normalize(x, dim=1), F.normalize(y, dim=1))
     return F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
 
 

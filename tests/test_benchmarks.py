@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of 
 
 from benchmarks import __main__ as cli
 from benchmarks import losses
-from benchmarks.loops import LOOPS
+from benchmarks.loops import LOOPS, pair_by_pair
 
 EVERY = [
     ("batch_hard_triplet", {}),
@@ -92,6 +92,16 @@ def test_loop_form_is_the_loss_in_float32(name, given):
     assert found.item() == pytest.approx(LOSSES[name](*drawn, **given).item(), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["batch_hard_triplet", "cmdc", "multi_similarity", "multi_constraint"])
+def test_pair_by_pair_gives_the_same_and_ends(name):
+    drawn = BATCHES["balanced"]
+    with pair_by_pair():
+        pairs = loop(name, drawn)
+    rows = loop(name, drawn)
+    assert pairs[0].item() == pytest.approx(rows[0].item(), abs=1e-9)
+    torch.testing.assert_close(pairs[1], rows[1], atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize("size", losses.SIZES)
 def test_batch_of_the_benchmark(size):
     p, k = losses.SIZES[size]
@@ -141,7 +151,9 @@ def test_saved_file_is_the_table(ran):
     lines = path.read_text().splitlines()
     assert all(line[2:] in text for line in lines if line.startswith("# "))
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    assert {row["reference"] for row in rows} <= {"loop", "PML"} and list(rows[0]) == list(losses.Row._fields)
+    assert {row["reference"] for row in rows} <= {"loop over rows", "loop over pairs", "PML"} and list(rows[0]) == list(
+        losses.Row._fields
+    )
     for row in rows:
         theirs, ours, ratio = (float(row[c]) for c in ("reference_ms", "ours_ms", "ratio"))
         assert ratio == pytest.approx(theirs / ours, rel=0.02)  # each is rounded to three digits
@@ -159,7 +171,7 @@ def test_without_the_library_the_loop_forms_are_left(monkeypatch):
     monkeypatch.setattr(losses, "SIZES", {"N 8 (P 2, K 2)": (2, 2)})
     monkeypatch.setattr(losses, "DIM", 32)
     monkeypatch.setattr(losses, "STRIPES", (2, 8))
-    assert {row.reference for row in losses.measure(1)} == {"loop"}
+    assert {row.reference for row in losses.measure(1)} == {"loop over rows", "loop over pairs"}
 
 
 def test_forms_that_disagree_are_not_timed(monkeypatch):
@@ -168,7 +180,7 @@ def test_forms_that_disagree_are_not_timed(monkeypatch):
     with pytest.raises(RuntimeError, match="cmdc: the forms disagree"):
         list(losses.measure(1))
     monkeypatch.setitem(LOOPS, "cmdc", lambda x, *batch: LOSSES["cmdc"](x.detach(), *batch) + 0 * x.sum())
-    with pytest.raises(RuntimeError, match="cmdc: loop has no gradient"):
+    with pytest.raises(RuntimeError, match="cmdc: loop over rows has no gradient"):
         list(losses.measure(1))
 
 

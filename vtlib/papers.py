@@ -519,6 +519,7 @@ def claims_sentence(table: pd.DataFrame) -> str:
         return "no claim of the paper can be tested on these rows."
     pairs = table.pairs.min()
     how = f"mean and standard error of {pairs} paired runs" if pairs > 1 else "one pair of runs: no claim"
+    how += ": a hint, no proof" if pairs == 2 else ""
     return f"rank-1 ({how}): {'; '.join(parts)}."
 
 
