@@ -144,10 +144,16 @@ def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monk
     assert "failed: cmdc on nowhere, seed 99" in error and f"{broken.run_id}.log" in error
 
 
+def heed_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_stops_the_suite_at_once_and_keeps_what_is_finished(home, tmp_path):
     environment = os.environ | {"VTLIB_RESULTS": str(tmp_path)}
     call = [sys.executable, "-m", "vtlib.launch", "suite", "--profile", "quick", "--jobs", "1", "S1.T3"]
-    process = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipe = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    # tests that a shell runs in the background inherit an ignored Ctrl-C: a terminal's program does not
+    process = subprocess.Popen(call, env=environment, preexec_fn=heed_ctrl_c, **pipe)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("quick/runs/*/metrics.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
