@@ -93,10 +93,10 @@ class Experiment(BaseModel):
     @model_validator(mode="after")
     def _losses_exist(self):
         for name, term in self.losses.items():
-            if not isinstance(term.get("weight"), float):
-                raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
             options = {k: v for k, v in term.items() if k != "weight"}
             pml.check(name, options) if pml.is_theirs(name) else check_options(name, options)
+            if not isinstance(term.get("weight"), float):
+                raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
         return self
 
     @model_validator(mode="after")
