@@ -85,6 +85,12 @@ def test_claims_are_paired_by_seed_and_carry_the_printed_gain(monkeypatch):
     assert "Baseline+DPAN over Baseline +2.1 +- 0.1 (printed +3.8), holds;" in sentence and "no claim" in sentence
 
 
+def test_verdicts():
+    cases = {(2.0, 0.5): "holds", (-2.0, 0.5): "fails", (0.9, 0.5): "within noise", (0.0, 0.5): "within noise"}
+    cases |= {(5.0, float("nan")): "one seed", (0.0, float("nan")): "no difference", (0.0, 0.0): "no difference"}
+    assert [papers.verdict(*case) for case in cases] == list(cases.values())
+
+
 def test_every_claim_is_of_printed_rows_and_of_measured_ones():
     for item, pairs in papers.CLAIMS.items():
         rows = {row for pair in pairs for row in pair}

@@ -504,7 +504,7 @@ def claims(item: str, runs: dict[str, list[Run]], protocol: str, setting: str) -
 
 def verdict(gain: float, error: float) -> str:
     """Whether a claimed gain is there, by twice its standard error; NaN is one pair, which shows nothing."""
-    if gain == 0:
+    if gain == 0 and not error > 0:
         return "no difference"
     if math.isnan(error):
         return "one seed"
