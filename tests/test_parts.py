@@ -419,3 +419,14 @@ def test_the_quick_set_has_the_ten_shot_protocol(done):
 def test_history_has_the_terms_and_validation(done):
     assert {"id", "multi_constraint", "val_cmdc", "val_mAP"} <= set(done.history)
     assert np.isfinite(done.history.to_numpy(dtype=float)).all()
+
+
+def test_validation_reduces_heads_as_training_does(home):
+    table, store = runs.load_data(experiment("quick", "parts_cmdc"))
+    val = table[table.split == "val"]
+    found = {}
+    for rule in ("sum", "mean"):
+        made = experiment("quick", "parts_cmdc", over_parts=rule, device="cpu")
+        batches = train.Batches(val, store.pixels, "cpu")
+        found[rule] = train.validate(made, train.make_net(made, 5), val, batches)["val_cmdc"]
+    assert found["sum"] == pytest.approx(2 * found["mean"])  # two heads

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import images as im
-from .losses import centres, cosine_similarity, members, pairwise_distance
+from .losses import centres, members, pairwise_distance
 
 RANKS = (1, 5, 10, 20)
 CHUNK = 2**24  # similarity entries ranked at once: 10 int64 and float64 helpers of that size stay near 1 GB
@@ -106,7 +106,7 @@ def similarity_matrix(query, gallery, metric: str = "cosine") -> Tensor:
     """(Q, D), (G, D) -> (Q, G): cosine, or the negative Euclidean distance. Raises: ValueError on another metric."""
     query, gallery = torch.as_tensor(query), torch.as_tensor(gallery)
     if metric == "cosine":
-        return cosine_similarity(query, gallery)
+        return F.normalize(query, dim=1) @ F.normalize(gallery, dim=1).T
     if metric == "euclidean":
         return -pairwise_distance(query, gallery)
     raise ValueError(f"metric {metric!r} is not known: choose cosine or euclidean")

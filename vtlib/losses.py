@@ -45,12 +45,6 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
 
 
-def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine similarities (..., N, M) of the rows of a (..., N, D) and b (..., M, D); 0 with a row of zeros."""
-    a, b = (x / torch.where((norm := torch.linalg.vector_norm(x, dim=-1, keepdim=True)) > 0, norm, 1) for x in (a, b))
-    return a @ b.mT
-
-
 def gram(x: Tensor) -> Tensor:
     """Dot products (..., N, N) of the rows of x (..., N, D) with each other."""
     return x @ x.mT

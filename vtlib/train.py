@@ -69,8 +69,8 @@ def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, label
         if name == "id":
             value, count = each[0](out.logits.float(), labels, modality), out.logits[0, ..., 0].numel()
         else:
-            values = [loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True)]
-            value, count = sum(values), len(values)
+            value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True))
+            count = len(heads)
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)
 
@@ -253,12 +253,13 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     sampler = im.PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
     margin = experiment.losses.get("cmdc", {}).get("margin", 0.3)
     of = [(x[i], batches.labels[i], batches.modality[i]) for i in sampler.epoch(0) for x in heads]
-    values = [cmdc(*batch, margin=margin) for batch in of]
+    values = torch.stack([cmdc(*batch, margin=margin) for batch in of])
+    count = len(values) if experiment.over_parts == "mean" else steps  # over heads as in training
     visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
     similarity = evaluate.similarity_matrix(features[thermal], features[visible])
     found = evaluate.rank_metrics(similarity, pids[thermal], pids[visible])
     return {
-        "val_cmdc": torch.stack(values).sum().item() / steps,
+        "val_cmdc": values.sum().item() / count,
         "val_rank1": float(found.cmc[0]),
         "val_mAP": found.mAP,
     }
