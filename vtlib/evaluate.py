@@ -2,10 +2,14 @@
 
 FIELD's traps are decided here once: ties keep the gallery's order, a probe without a match is skipped, rank-k on
 SYSU-MM01 counts identities while mAP and mINP count images, and camera 3 never searches camera 2.
+
+No order is ever made of a gallery: a rank is one more than the number of images before a match, which few matches of
+a query allow to count, and many to find in the sorted scores.
 """
 
 import random
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +23,7 @@ from . import images as im
 from .losses import centres, members, pairwise_distance
 
 RANKS = (1, 5, 10, 20)
-CHUNK = 2**24  # similarity entries ranked at once: 10 int64 and float64 helpers of that size stay near 1 GB
+CHUNK = 2**25  # similarity entries at once, 128 MB: 32 queries of a gallery of a million
 GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
 QUERY_CAMERAS = (3, 6)
 
@@ -33,73 +37,162 @@ class Metrics(NamedTuple):
     valid: int  # queries that have a match
 
 
+class Ranked(NamedTuple):
+    """What each query found, (Q,) each; a query without a match has rank 0 and NaN."""
+
+    first: np.ndarray  # 1-based rank of the first match
+    ap: np.ndarray  # mean over the matches n of n / rank_n
+    inp: np.ndarray  # matches / rank of the last match (Ye et al. 2021, AGW)
+
+
 def rank_metrics(
     similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity: bool = False
 ) -> Metrics:
-    """CMC, mAP and mINP of a similarity matrix.
+    """CMC, mAP and mINP of a similarity matrix: rank_queries() averaged over the queries that have a match.
 
-    AP = mean over the matches n of n / rank_n; INP = matches / rank of the last match (Ye et al. 2021, AGW).
-    Both always rank images; with `first_match_per_identity` the CMC ranks identities by their first image.
-
-    Args: similarity (Q, G), larger is nearer; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool, gallery images
-        that a query may not see; first_match_per_identity: the CMC of SYSU-MM01.
+    Args, Raises: as rank_queries(), and ValueError if no query has a match.
     Returns: Metrics with R = G, or the number of gallery identities.
-    Raises: ValueError if shapes disagree, an entry is not finite, or no query has a match.
     """
-    similarity = torch.as_tensor(similarity)
-    query_pids, gallery_pids = (
-        torch.as_tensor(np.asarray(p), device=similarity.device) for p in (query_pids, gallery_pids)
+    ranked = rank_queries(
+        similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first_match_per_identity
     )
-    exclude = (
-        torch.zeros((), dtype=torch.bool).expand(similarity.shape) if exclude is None else torch.as_tensor(exclude)
-    )
-    shape = (len(query_pids), len(gallery_pids))
-    if similarity.shape != shape or exclude.shape != shape:
-        raise ValueError(
-            f"similarity {tuple(similarity.shape)} and exclude must be (queries, gallery images) = {shape}"
-        )
-    if not torch.isfinite(similarity).all():
-        raise ValueError("similarity has NaN or infinite entries: the features are broken, no rank can be trusted")
-    identities, column = gallery_pids.unique(return_inverse=True)  # (I,), (G,)
-    sums, length = 0.0, len(identities) if first_match_per_identity else len(gallery_pids)
-    first_ranks = []
-    for rows in torch.arange(len(query_pids)).split(max(1, CHUNK // max(1, len(gallery_pids)))):
-        rank, match = ranks(similarity[rows], query_pids[rows], gallery_pids, exclude[rows].to(similarity.device))
-        rank, match = rank[match.any(1)], match[match.any(1)]
-        sums = sums + average_precision_and_inp(rank, match)
-        first = rank.masked_fill(~match, length + rank.shape[1]).amin(1)  # (q,) best rank of a match
-        if first_match_per_identity:
-            best = rank.new_full((len(rank), len(identities)), 2 * len(gallery_pids) + 1)
-            best.scatter_reduce_(1, column.expand_as(rank), rank, "amin")  # (q, I) best rank of each identity
-            first = (best < first[:, None]).sum(1) + 1
-        first_ranks.append(first.cpu())
-    first_ranks = torch.cat(first_ranks)
-    if not (valid := len(first_ranks)):
+    return mean_over_queries(ranked, len(np.unique(gallery_pids) if first_match_per_identity else gallery_pids))
+
+
+def mean_over_queries(ranked: Ranked, length: int) -> Metrics:
+    """Metrics of the queries that have a match, their CMC up to rank `length`. Raises: ValueError if there is none."""
+    valid = ranked.first > 0
+    if not (count := int(valid.sum())):
         raise ValueError("no query has a match in the gallery: check the identities and the exclude mask")
-    cmc = torch.bincount(first_ranks - 1, minlength=length)[:length].cumsum(0).double() / valid
-    mean_ap, mean_inp = (sums / valid).tolist()
-    return Metrics(cmc.numpy(), mean_ap, mean_inp, valid)
+    cmc = np.bincount(ranked.first[valid] - 1, minlength=length).cumsum() / count
+    return Metrics(cmc, float(ranked.ap[valid].mean()), float(ranked.inp[valid].mean()), count)
 
 
-def ranks(similarity: Tensor, query_pids: Tensor, gallery_pids: Tensor, exclude: Tensor) -> tuple[Tensor, Tensor]:
-    """1-based rank (Q, G) of every gallery image for each query, excluded ones behind all others; match (Q, G) bool."""
-    score = similarity.masked_fill(exclude, -torch.inf)
-    order = score.argsort(dim=1, descending=True, stable=True)  # as MATLAB's sort: ties keep the gallery's order
-    if exclude.any() and similarity.isneginf().any():  # a real score of -inf: sort the excluded ones behind it
-        order = order.gather(1, exclude.gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
-    place = torch.arange(1, score.shape[1] + 1, device=score.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, place)
-    return rank, (query_pids[:, None] == gallery_pids) & ~exclude
+def rank_queries(
+    similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity: bool = False
+) -> Ranked:
+    """Rank of the first match, AP and INP of every query; AP and INP rank images, as all public code does.
+
+    Time grows with Q * G * matches a query; of what is not given as a matrix, memory holds CHUNK entries at once.
+
+    Args: similarity (Q, G), larger is nearer, or a function that gives rows of it for an index (n,) of queries, where
+        the whole does not fit; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool, or such a function: gallery
+        images that a query may not see; first_match_per_identity: `first` ranks identities by their first image, the
+        CMC of SYSU-MM01.
+    Raises: ValueError if shapes disagree or an entry is not finite.
+    """
+    query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
+    shape = (len(query_pids), len(gallery_pids))
+    for given in (similarity, exclude):
+        if not (given is None or callable(given)) and tuple(given.shape) != shape:
+            raise ValueError(
+                f"similarity and exclude must be (queries, gallery images) = {shape}, not {tuple(given.shape)}"
+            )
+    gallery, ranked = Gallery(gallery_pids, first_match_per_identity), nothing_found(len(query_pids))
+    order = np.argsort(query_pids, kind="stable")  # queries of one identity share their matches
+    size = max(1, CHUNK // max(1, shape[1]))
+    for rows in np.split(order, range(size, len(order), size)):
+        scores = finite(as_array(taken(similarity, rows)))
+        if exclude is not None:
+            scores = np.where(as_array(taken(exclude, rows)), -np.inf, scores)
+        fill(ranked, rows, query_pids, scores, gallery)
+    return ranked
 
 
-def average_precision_and_inp(rank: Tensor, match: Tensor) -> Tensor:
-    """Sum over the queries of AP and INP, (2,) float64; rank (Q, G) 1-based, match (Q, G) with a match in each row."""
-    hit = torch.zeros_like(match).scatter_(1, rank - 1, match)  # (Q, G) in ranked order
-    place = torch.arange(1, match.shape[1] + 1, device=rank.device, dtype=torch.float64)
-    count = hit.sum(1, dtype=torch.float64)
-    precision = hit.cumsum(1, dtype=torch.float64) / place
-    last = (hit * place).amax(1)
-    return torch.stack([((precision * hit).sum(1) / count).sum(), (count / last).sum()]).cpu()
+def nothing_found(queries: int) -> Ranked:
+    return Ranked(np.zeros(queries, np.int64), np.full(queries, np.nan), np.full(queries, np.nan))
+
+
+def taken(given, rows: np.ndarray):
+    """Some rows of a matrix, or of what a function gives for them."""
+    return given(rows) if callable(given) else given[rows]
+
+
+def as_array(x) -> np.ndarray:
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def finite(similarity: np.ndarray) -> np.ndarray:
+    """The matrix itself. Raises: ValueError if an entry is not finite."""
+    if not np.isfinite(similarity).all():
+        raise ValueError("similarity has NaN or infinite entries: the features are broken, no rank can be trusted")
+    return similarity
+
+
+class Gallery:
+    """Where the images of each identity stand in a gallery."""
+
+    def __init__(self, pids: np.ndarray, count_identities: bool, columns: np.ndarray | None = None):
+        """pids (G,); columns (G,): the gallery is these columns of the similarities; else it is all of them."""
+        self.columns, self.count_identities = columns, count_identities
+        order = np.argsort(pids, kind="stable")
+        self.identities, starts = np.unique(pids[order], return_index=True)
+        self.own = dict(zip(self.identities.tolist(), np.split(order, starts[1:]), strict=True))
+        self.starts, self.order, self.in_order = starts, order, bool((order[1:] > order[:-1]).all())
+
+
+def fill(ranked: Ranked, rows: np.ndarray, query_pids: np.ndarray, scores: np.ndarray, gallery: Gallery) -> None:
+    """Rank the queries `rows`, identities in blocks one after another, by their scores (len(rows), all columns)."""
+    edges = np.flatnonzero(np.diff(query_pids[rows], prepend=np.nan, append=np.nan))
+
+    def some(starts: np.ndarray) -> None:
+        for start, stop in starts:
+            if (own := gallery.own.get(query_pids[rows[start]].item())) is not None:
+                block = scores[start:stop]
+                block = block if gallery.columns is None else block.take(gallery.columns, axis=1)
+                for column, found in zip(ranked, rank_block(block, own, gallery), strict=True):
+                    column[rows[start:stop]] = found
+
+    # NumPy leaves the interpreter's lock for long loops alone: short ones would only wait for each other
+    workers = torch.get_num_threads() if len(gallery.order) > 1000 else 1
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(some, np.array_split(np.stack([edges[:-1], edges[1:]], 1), workers)))
+
+
+def rank_block(scores: np.ndarray, own: np.ndarray, gallery: Gallery) -> Ranked:
+    """Ranks of the queries of one identity: scores (q, G), -inf where excluded; own (m,) the places of its images."""
+    value = scores[:, own]  # (q, m)
+    seen = value > -np.inf
+    matches = seen.sum(1)
+    rank = rank_by_counting(scores, own) if 2 ** len(own) < scores.shape[1] else rank_by_sorting(scores, own)
+    rank = np.sort(np.where(seen, rank, scores.shape[1] + 1), axis=1)
+    n = np.arange(1, len(own) + 1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all matches are excluded
+        ap = (n / rank * (n <= matches[:, None])).sum(1) / matches
+        inp = np.where(matches > 0, matches / rank[np.arange(len(rank)), matches - 1], np.nan)
+    first = rank[:, 0]
+    if gallery.count_identities:
+        place = own[value.argmax(1), None]  # (q, 1) of the first match
+        v = value.max(1, keepdims=True)
+        before = (scores > v) | ((scores == v) & (np.arange(scores.shape[1]) < place))
+        before = before if gallery.in_order else before[:, gallery.order]
+        first = 1 + np.logical_or.reduceat(before, gallery.starts, axis=1).sum(1)
+    return Ranked(np.where(matches > 0, first, 0), ap, inp)
+
+
+def rank_by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """1-based rank (q, m) of the columns `own` in each row; of equal scores the earlier comes first, as in MATLAB."""
+    rank = np.empty((len(scores), len(own)), np.int64)
+    for j, place in enumerate(own):
+        v = scores[:, place, None]
+        rank[:, j] = 1 + count(scores[:, :place] >= v) + count(scores[:, place:] > v)
+    return rank
+
+
+def rank_by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The same, faster where a row has many matches: NumPy sorts values alone in a sixth of the time of an argsort."""
+    ordered, value = torch.from_numpy(np.sort(scores, axis=1)), torch.from_numpy(scores[:, own]).contiguous()
+    nearer = scores.shape[1] - torch.searchsorted(ordered, value, right=True).numpy()
+    equal = scores.shape[1] - torch.searchsorted(ordered, value).numpy() - nearer
+    tied = ((equal > 1) & (scores[:, own] > -np.inf)).any(1)
+    if tied.any():
+        nearer[tied] = rank_by_counting(scores[tied], own) - 1
+    return nearer + 1
+
+
+def count(mask: np.ndarray) -> np.ndarray:
+    """(q, G) bool -> (q,) how many are true; half the time of mask.sum(1)."""
+    return mask.view(np.uint8).sum(1, dtype=np.uint32)
 
 
 def similarity_matrix(query, gallery, metric: str = "cosine") -> Tensor:
@@ -118,6 +211,52 @@ def row(metrics: Metrics, gallery: int, **names) -> dict:
     return {**names, **cmc, "mAP": metrics.mAP, "mINP": metrics.mINP, "queries": metrics.valid, "gallery": gallery}
 
 
+class SysuSearch:
+    """SYSU-MM01: thermal cameras 3 and 6 search visible galleries drawn anew in each trial.
+
+    Every probe is compared with every image that any gallery can hold, once: a mode, a number of shots and a trial are
+    then a choice of columns. Cameras 2 and 3 stand at one place, so a probe of camera 3 sees no image of camera 2.
+    Source: Wu et al. 2017, official evaluation code.
+    """
+
+    def __init__(self, features, pids, cams, numbers, *, metric: str = "cosine"):
+        """features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera."""
+        features = torch.as_tensor(features)
+        pids, cams, numbers = (np.asarray(a) for a in (pids, cams, numbers))
+        if not len(features) == len(pids) == len(cams) == len(numbers):
+            lengths = [len(a) for a in (features, pids, cams, numbers)]
+            raise ValueError(f"features, pids, cams and numbers must be as long as each other, not {lengths}")
+        query = np.flatnonzero(np.isin(cams, QUERY_CAMERAS))
+        query = query[np.argsort(pids[query], kind="stable")]
+        candidates = np.flatnonzero(np.isin(cams, GALLERY_CAMERAS["all"]))
+        self.query_pids, self.pids = pids[query], pids[candidates]
+        self.scores = finite(as_array(similarity_matrix(features[query], features[candidates], metric)))
+        self.scores[np.ix_(cams[query] == 3, cams[candidates] == 2)] = -np.inf
+        keys = zip(cams[candidates].tolist(), self.pids.tolist(), numbers[candidates].tolist(), strict=True)
+        self.column = {key: c for c, key in enumerate(keys)}
+        self.sets = pd.Series(numbers[candidates]).groupby([self.pids, cams[candidates]]).apply(sorted)
+
+    def table(
+        self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
+    ) -> pd.DataFrame:
+        """The table of sysu() for one setting."""
+        if mode not in GALLERY_CAMERAS:
+            raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
+        if shots < 1 or trials < 1:
+            raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
+        sets = self.sets[self.sets.index.isin(GALLERY_CAMERAS[mode], level=1)]
+        rows, known, every = [], {}, np.arange(len(self.query_pids))
+        for trial in range(trials):
+            columns = np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
+            # who has no more images than shots draws the same in every trial
+            if (same := np.sort(columns).tobytes()) not in known:
+                ranked, chosen = nothing_found(len(every)), Gallery(self.pids[columns], True, columns)
+                fill(ranked, every, self.query_pids, self.scores, chosen)
+                known[same] = mean_over_queries(ranked, len(chosen.identities))
+            rows.append(row(known[same], len(columns), trial=trial))
+        return pd.DataFrame(rows)
+
+
 def sysu(
     features,
     pids,
@@ -131,10 +270,9 @@ def sysu(
     trials: int = 10,
     metric: str = "cosine",
 ) -> pd.DataFrame:
-    """SYSU-MM01 protocol: thermal cameras 3 and 6 search visible galleries drawn anew in each trial.
+    """SYSU-MM01 protocol, one setting of a SysuSearch.
 
-    Per trial and gallery camera (all: 1, 2, 4, 5; indoor: 1, 2) `shots` images of each identity. Cameras 2 and 3 stand
-    at one place, so a probe of camera 3 sees no image of camera 2. Source: Wu et al. 2017, official evaluation code.
+    Per trial and gallery camera (all: 1, 2, 4, 5; indoor: 1, 2) `shots` images of each identity.
 
     Args: features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera;
         gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}, "community" by
@@ -142,33 +280,8 @@ def sysu(
     Returns: one row a trial: trial, rank1, rank5, rank10, rank20, mAP, mINP, queries, gallery; fractions in [0, 1].
     Raises: ValueError on an unknown option, missing permutations, or no valid probe.
     """
-    if mode not in GALLERY_CAMERAS:
-        raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
-    if shots < 1 or trials < 1:
-        raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
-    features = torch.as_tensor(features)
-    pids, cams, numbers = (np.asarray(a) for a in (pids, cams, numbers))
-    if not len(features) == len(pids) == len(cams) == len(numbers):
-        lengths = [len(a) for a in (features, pids, cams, numbers)]
-        raise ValueError(f"features, pids, cams and numbers must be as long as each other, not {lengths}")
-    query = np.flatnonzero(np.isin(cams, QUERY_CAMERAS))
-    # every camera whose images can be drawn is compared once; a trial is a choice of columns
-    candidates = np.flatnonzero(np.isin(cams, GALLERY_CAMERAS[mode]))
-    similarity = similarity_matrix(features[query], features[candidates], metric)
-    column = {(cams[i], pids[i], numbers[i]): c for c, i in enumerate(candidates)}
-    sets = pd.Series(numbers[candidates]).groupby([pids[candidates], cams[candidates]]).apply(sorted)
-    rows, ranked = [], {}
-    for trial in range(trials):
-        drawn = draw_gallery(sets, trial, shots, gallery, permutations)
-        if (same := frozenset(drawn)) not in ranked:  # who has no more images than shots draws the same in every trial
-            columns = np.array([column[key] for key in drawn])
-            blind = (cams[query] == 3)[:, None] & (cams[candidates[columns]] == 2)
-            score = similarity[:, torch.from_numpy(columns)]
-            ranked[same] = rank_metrics(
-                score, pids[query], pids[candidates[columns]], exclude=blind, first_match_per_identity=True
-            )
-        rows.append(row(ranked[same], len(drawn), trial=trial))
-    return pd.DataFrame(rows)
+    search = SysuSearch(features, pids, cams, numbers, metric=metric)
+    return search.table(mode, shots, gallery, permutations, trials)
 
 
 def draw_gallery(
@@ -227,15 +340,14 @@ def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queri
 
     Returns: rows of the queries (n,), columns of the gallery (n, top) nearest first, whether each is a match (n, top).
     """
-    query_pids, gallery_pids = (torch.as_tensor(np.asarray(p)) for p in (query_pids, gallery_pids))
-    rank, match = ranks(similarity, query_pids, gallery_pids, exclude)
-    valid = match.any(1).nonzero()[:, 0]
-    precision = torch.stack([average_precision_and_inp(rank[q : q + 1], match[q : q + 1])[0] for q in valid.tolist()])
-    worst = valid[precision.argsort(stable=True)]
-    first = pd.Series(query_pids[worst].numpy()).drop_duplicates().index[:queries]
-    chosen = worst[torch.tensor(first)]
-    found = rank[chosen].argsort(dim=1)[:, :top]
-    return chosen.numpy(), found.numpy(), match[chosen].gather(1, found).numpy()
+    query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
+    ap = rank_queries(similarity, query_pids, gallery_pids, exclude=exclude).ap
+    worst = np.argsort(ap, kind="stable")[: np.isfinite(ap).sum()]  # NaN comes last
+    chosen = worst[pd.Series(query_pids[worst]).drop_duplicates().index[:queries]]
+    scores = np.where(as_array(exclude[chosen]), -np.inf, as_array(similarity[chosen]))
+    found = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    right = (query_pids[chosen, None] == gallery_pids[found]) & np.isfinite(np.take_along_axis(scores, found, axis=1))
+    return chosen, found, right
 
 
 @torch.inference_mode()

@@ -195,21 +195,13 @@ def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame
 
 def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """all / indoor search, official gallery at 1 and (where every set has ten images) 10 shots, community at 1 shot."""
-    columns = [test[c].to_numpy() for c in ("pid", "cam", "number")]
+    search = evaluate.SysuSearch(features, *(test[c].to_numpy() for c in ("pid", "cam", "number")))
     path = data_folder(experiment.data) / PERMUTATIONS
     permutations = datasets.sysu_permutations(path) if path.is_file() else None
     galleries = ["community"] if permutations is None else ["official", "community"]
     fewest = test[test.modality == 0].groupby(["pid", "cam"]).size().min()
     return {
-        f"sysu {mode} {shots}-shot {gallery}": evaluate.sysu(
-            features,
-            *columns,
-            mode=mode,
-            shots=shots,
-            gallery=gallery,
-            permutations=permutations,
-            trials=experiment.trials,
-        )
+        f"sysu {mode} {shots}-shot {gallery}": search.table(mode, shots, gallery, permutations, experiment.trials)
         for mode in evaluate.GALLERY_CAMERAS
         for shots in (1, 10)
         for gallery in galleries
