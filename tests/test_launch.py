@@ -133,6 +133,8 @@ def test_describe_and_check_of_a_made_set(home, capsys):
 
 def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monkeypatch):
     assert launch.main(["suite", "--profile", "quick", "S1.F5", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs at a time; " in said and "% of the time of" in said and "GB (host)" in said
     assert launch.main(["suite", "--profile", "quick", "S1.F5"]) == 0
     assert "2 runs, 2 finished, 0 to make" in capsys.readouterr().out
     from vtlib import papers
@@ -142,6 +144,23 @@ def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monk
     assert launch.main(["suite", "--profile", "quick"]) == 1
     error = capsys.readouterr().err
     assert "failed: cmdc on nowhere, seed 99" in error and f"{broken.run_id}.log" in error
+
+
+def test_suite_makes_the_first_run_alone_where_it_is_not_known_how_many_fit(home, capsys, monkeypatch):
+    from vtlib import machine, papers
+
+    wanted = [papers.experiment("quick", "cmdc", seed=s) for s in (51, 52, 53)]
+    monkeypatch.setattr(papers, "experiments", lambda *a: wanted)
+    monkeypatch.setattr(machine, "places", lambda peak: machine.UNKNOWN if not jobs else 2)
+    jobs, called = [], []
+
+    def no_training(experiments, logs, n, bar):
+        jobs.append(n), called.append([e.seed for e in experiments])
+        return []
+
+    monkeypatch.setattr(launch, "side_by_side", no_training)
+    assert launch.main(["suite", "--profile", "quick"]) == 0
+    assert (jobs, called) == ([1, 2], [[51], [52, 53]])
 
 
 def heed_ctrl_c():

@@ -334,12 +334,16 @@ def test_a_loss_gets_the_stripes_only_if_it_takes_them(monkeypatch):
         seen["multi_constraint"].clear(), seen["cmdc"].clear()
 
 
-def test_losses_are_of_float32_under_autocast():
-    made = experiment("quick", "parts_mc")
+@pytest.mark.parametrize("method", ["parts_mc", "dpan_cmdc"])
+@pytest.mark.parametrize("pooling", ["gem", "avg"])
+def test_maps_are_bf16_under_autocast_and_what_is_pooled_and_the_losses_float32(method, pooling):
+    made = experiment("quick", method, pooling=pooling)
     network = train.make_net(made, 5)
     with torch.autocast("cpu", torch.bfloat16):
+        assert network.shared(network.stage1(IMAGES, MODALITY)).dtype == torch.bfloat16
         out = network(IMAGES, MODALITY)
-    assert out.pooled[0].dtype == torch.bfloat16
+    tensors = [*out.pooled, *(x for x in out.local if x is not None), out.features, out.logits]
+    assert {x.dtype for x in tensors} == {torch.float32}
     terms = terms_of(made, network, out)
     assert terms.dtype == torch.float32 and terms.isfinite().all()
 

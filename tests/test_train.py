@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtlib import runs, train
+from vtlib import images, runs, train
 from vtlib.config import experiment
+from vtlib.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +186,76 @@ def test_training_lowers_every_loss(tiny, tmp_path):
     history = [json.loads(line) for line in (tmp_path / "a" / "history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert all(history[-1][term] < history[0][term] for term in made.losses)
+
+
+class Waits(TorchDispatchMode):
+    """Names what would make a program wait for a GPU, for which the meta device stands: its values are never there.
+
+    Reading a value, and shapes that hang on values, fail on meta by themselves; a copy that waits is found here.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs, aten = kwargs or {}, torch.ops.aten
+        if func is aten._to_copy.default and torch.device(kwargs.get("device", "cpu")).type == "meta":
+            assert args[0].is_meta or kwargs.get("non_blocking"), "a copy to the device waits for it"
+        if func is aten.lift_fresh.default:
+            assert not args[0].is_meta, "a constant made on the device waits for it"
+        if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default) and args[0].is_meta:
+            assert all(i is None or i.is_meta for i in args[1]), "an index that lies elsewhere waits for the device"
+        if func is aten.copy_.default and args[0].is_meta:
+            assert args[1].is_meta or args[2:] == (True,), "a copy into a tensor of the device waits for it"
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not any(n.startswith("pml:") for n in METHODS[m]["losses"])])
+def test_a_step_never_waits_for_the_device(method, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())  # it does not know the meta device
+    made = experiment("quick", method, erase=0.5)
+    p, k = made.identities_per_batch, made.images_per_identity
+    net = train.make_net(made, 5).to("meta")
+    losses = train.make_losses(made, net).to("meta")
+    step = train.Step(made.but(precision="float32"), make_parts(made, net, losses), "meta")
+    pixels = torch.zeros(2 * p * k, 3, made.height, made.width, dtype=torch.uint8, device="meta")
+    labels, modality = torch.arange(p).repeat_interleave(k).repeat(2), torch.arange(2).repeat_interleave(p * k)
+    for _ in range(2):  # constants are made in the first
+        with Waits() if _ else nullcontext():
+            numbers = images.draw(len(labels), torch.Generator().manual_seed(0))
+            batch = train.augment(made, pixels, numbers)
+            assert step(batch, modality, labels, modality).shape == (len(made.losses) + 1,)
+
+
+def test_compiled_steps_train_as_others_and_evaluate_as_they_are(tiny, tmp_path, monkeypatch):
+    made, compiled = tiny[0].but(epochs=2), []
+
+    def compile_with(self, **options):  # the backend that makes no code: C++ takes a minute
+        compiled.append(self)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_with)
+    plain = weights(fit((made, *tiny[1:]), tmp_path / "a"))
+    fast = weights(fit((made.but(compile=True), *tiny[1:]), tmp_path / "b"))
+    assert len(compiled) == 3 and plain.keys() == fast.keys()
+    for name in plain:
+        torch.testing.assert_close(plain[name], fast[name])
+    assert made.run_id == made.but(compile=True).run_id
+
+
+def make_parts(made, net, losses):
+    return {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
+
+
+def test_the_meta_device_finds_what_waits():
+    x = torch.zeros(3, device="meta")
+    for wait in (lambda: x.sum().item(), lambda: x[x > 0], lambda: bool((x > 0).any()), lambda: x.unique()):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            wait()
+    for wait in (
+        lambda: torch.zeros(3).to("meta"),
+        lambda: torch.tensor([1.0], device="meta"),
+        lambda: x[torch.tensor([0])],
+        lambda: x.copy_(torch.zeros(3)),
+    ):
+        with Waits(), pytest.raises(AssertionError, match="wait"):
+            wait()
+    with Waits():
+        torch.zeros(3).to("meta", non_blocking=True)

@@ -15,7 +15,7 @@ from .losses import LOSSES
 from .methods import METHODS, RECIPES
 
 # Fields that name or place a run without changing its result
-NOT_HASHED = {"profile", "method", "device"}
+NOT_HASHED = {"profile", "method", "device", "compile"}
 
 
 class Part(BaseModel):
@@ -40,6 +40,9 @@ class Experiment(BaseModel):
     method: str = "custom"  # a name of methods.METHODS, or your own
     device: str = "auto"  # auto: the first GPU if there is one; or cpu, cuda, cuda:1, ...
     seed: int = Field(0, ge=0)
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the maps in training: bf16 where the device has it;
+    compile: bool = False  # pooled features, losses and weights are float32. torch.compile: pays in long runs
+    sync_bn: bool = True  # several processes: BN over the global batch, so that their number changes no result
 
     # data
     dataset: Literal["sysu", "regdb", "folder"]  # the layout, and with it the protocol

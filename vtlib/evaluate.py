@@ -350,6 +350,7 @@ def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queri
     return chosen, found, right
 
 
+@torch.compiler.set_stance("force_eager")  # compiled networks are so for a training batch
 @torch.inference_mode()
 def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> Tensor:
     """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
@@ -362,7 +363,7 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     for start in tqdm(range(0, len(rows), batch), "features", leave=False):
         part = slice(start, start + batch)
         x = im.normalise(torch.from_numpy(pixels[rows[part]]).to(device)).contiguous(memory_format=torch.channels_last)
-        out = net(x, torch.tensor(modality[part], device=device))
+        out = net(x, torch.tensor(modality[part]))
         features.append(F.normalize(out.features.float(), dim=1).cpu())
     return torch.cat(features)
 

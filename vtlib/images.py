@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -90,9 +91,31 @@ def _pixels(data: bytes, path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
+@cache
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3, 1, 1) on the scale of uint8; made once, since a GPU waits for such a copy."""
+    return tuple(255 * torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+
+
+def reader(pixels: np.ndarray, rows: np.ndarray, device: str) -> Callable[[np.ndarray], Tensor]:
+    """A function from an index (n,) into `rows` to these images, (n, 3, H, W) uint8 on the device.
+
+    On a GPU all of them are loaded once where they take at most half of its free memory (the 34,167 training images of
+    SYSU-MM01 at 288 x 144 take 4.3 GB); else, and on a CPU, they are read from the memory map.
+    """
+    if not device.startswith("cuda"):
+        return lambda index: torch.from_numpy(pixels[rows[index]]).to(device)
+    if len(rows) * pixels[0].nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return lambda index: torch.from_numpy(pixels[rows[index]]).pin_memory().to(device, non_blocking=True)
+    resident = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, len(rows), 1024):
+        resident[start : start + 1024] = torch.from_numpy(pixels[rows[start : start + 1024]])
+    return lambda index: resident[torch.from_numpy(index).to(device, non_blocking=True)]
+
+
 def normalise(batch: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 to float32, 0 = the mean and 1 = a standard deviation of ImageNet's channels."""
-    mean, std = (torch.tensor(v, device=batch.device)[:, None, None] * 255 for v in (MEAN, STD))
+    mean, std = statistics(batch.device)
     return batch.float().sub_(mean).div_(std)
 
 
@@ -123,7 +146,7 @@ def augment(
         raise ValueError(f"augment: form must be 'slice' or 'gather', not {form!r}")
     plan = _plan(draws.to("cpu"), *batch.shape[2:], pad, flip, erase)  # on the CPU: one rounding for all devices
     apply = _slices if form == "slice" else _gather
-    return apply(functional.pad(batch, (pad,) * 4), plan.to(batch.device), *batch.shape[2:])
+    return apply(functional.pad(batch, (pad,) * 4), plan.to(batch.device, non_blocking=True), *batch.shape[2:])
 
 
 def _plan(draws: Tensor, height: int, width: int, pad: int, flip: float, erase: float) -> Tensor:
@@ -140,7 +163,7 @@ def _plan(draws: Tensor, height: int, width: int, pad: int, flip: float, erase: 
 
 
 def _slices(padded: Tensor, plan: Tensor, height: int, width: int) -> Tensor:
-    mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (MEAN, STD))
+    mean, std = statistics(padded.device)
     out = torch.empty(len(padded), 3, height, width)
     for image, to, (i, j, mirror, y, x, h, w) in zip(padded, out, plan.tolist(), strict=True):
         crop = image[:, i : i + height, j : j + width]

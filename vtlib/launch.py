@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("items", nargs="*", metavar="S1.T3", help="tables and figures; default: all")
     for each in (whole, sub):
         each.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
-        each.add_argument("--jobs", type=int, default=0, help="runs at a time; default: one per core, or one on a GPU")
+        each.add_argument(
+            "--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold"
+        )
     sub = command(commands, "data", data, "make, check, describe or show a data set")
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
@@ -209,13 +211,16 @@ def execute(path: Path, target: Path, given: dict) -> None:
 
 
 def train(arguments) -> None:
-    """Run one experiment and print its metrics by protocol."""
+    """Run one experiment, in one process or in those of torchrun or srun, and print its metrics by protocol."""
     fields = pairs(arguments.fields)
     fields["profile"] = resolve_profile(fields.get("profile", "auto"))
     wanted = experiment(**fields)
-    from . import runs
+    from . import parallel, runs
 
-    run = runs.run(wanted)
+    with parallel.joined(wanted.device):
+        run = runs.run(wanted)
+        if parallel.rank():  # the first process alone evaluates
+            return
     table = runs.collect([run]).set_index("protocol")[["trials", *runs.METRICS]]
     print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, run {run.experiment.run_id}")
     print((table.assign(**100 * table[runs.METRICS])).round(2).to_string())
@@ -223,7 +228,7 @@ def train(arguments) -> None:
 
 def suite(arguments) -> int:
     """Make every run that is missing, each in a process of its own; a failed run leaves the others going."""
-    from . import papers, runs
+    from . import machine, papers, runs
 
     profile = resolve_profile(arguments.profile)
     for item in arguments.items:
@@ -235,27 +240,44 @@ def suite(arguments) -> int:
     print(f"{profile}: {len(wanted)} runs, {len(wanted) - len(missing)} finished, {len(missing)} to make")
     if not missing:
         return 0
-    import torch
     from tqdm.auto import tqdm
 
-    jobs = arguments.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    (root / "logs").mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
     failed = []
+    (root / "logs").mkdir(parents=True, exist_ok=True)
+    with machine.watched() as used, tqdm(desc="runs", total=len(missing), unit="run") as bar:
+        while missing:
+            # on a GPU the first run is made alone: it tells how many fit beside each other
+            jobs = arguments.jobs or machine.places(runs.peak_memory_of_finished(root))
+            now = missing[:1] if jobs == machine.UNKNOWN else missing
+            failed += side_by_side(now, root / "logs", max(1, jobs), bar)
+            missing = missing[len(now) :]
+    for e in failed:
+        log = root / "logs" / f"{e.run_id}.log"
+        last = log.read_text().strip().splitlines()[-1:]
+        print(f"failed: {e.method} on {e.data}, seed {e.seed}: {''.join(last)} ({shown(log)})", file=sys.stderr)
+    peak = runs.peak_memory_of_finished(root)
+    print(
+        f"{jobs} runs at a time; {used}; a run took at most {', '.join(f'{n:.1f} GB ({w})' for w, n in peak.items())}"
+    )
+    return 1 if failed else 0
+
+
+def side_by_side(wanted: list[Experiment], logs: Path, jobs: int, bar) -> list[Experiment]:
+    """Make runs, `jobs` at a time; returns those that failed."""
+    from . import machine
+
+    threads, failed = str(max(1, machine.cores() // jobs)), []
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(train_process, e, root / "logs", threads): e for e in missing}
+        futures = {pool.submit(train_process, e, logs, threads): e for e in wanted}
         try:
-            for future in tqdm(as_completed(futures), "runs", total=len(missing), unit="run"):
+            for future in as_completed(futures):
+                bar.update()
                 if future.result():
                     failed.append(futures[future])
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # else leaving the pool would start what still waits
             raise
-    for e in failed:
-        log = root / "logs" / f"{e.run_id}.log"
-        last = log.read_text().strip().splitlines()[-1:]
-        print(f"failed: {e.method} on {e.data}, seed {e.seed}: {''.join(last)} ({shown(log)})", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
 
 
 def train_process(wanted: Experiment, logs: Path, threads: str) -> int:

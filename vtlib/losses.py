@@ -3,6 +3,8 @@
 features (N, D) float, any scale; labels (N,) integer identities, any values; modality (N,), 0 visible, 1 thermal.
 Rows may come in any order and identities may have any counts. No active margin or pair gives zero that still has a
 graph. A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
+labels and modality may stay on the CPU where features are on a GPU: who belongs together is then found out there, and
+nothing waits for the GPU.
 S1 = Wang et al. 2022, "Spatial Dependence and Dual-Constraint Loss", Entropy 24(4) 443.
 S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weighting", IJCAI.
 """
@@ -57,6 +59,11 @@ def cosine_of(dot: Tensor) -> Tensor:
     return dot / (length[..., :, None] * length[..., None, :])
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """x in float32, or as it is where it has more digits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
     """Raise ValueError unless features are (N, D) with N > 0 and labels and modality are (N,)."""
     n = len(features)
@@ -65,8 +72,15 @@ def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
         raise ValueError(f"features, labels, modality are {shapes}: they must be (N, D), (N,), (N,) with N > 0")
 
 
+def beside(x: Tensor, features: Tensor) -> Tensor:
+    """x on the device of the features, without waiting for it."""
+    return x.to(features.device, non_blocking=True)
+
+
 def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Who is on which row: member (2, P, N) bool by modality and identity; identities (P,) sorted; index (N,).
+
+    member and index stand beside the features, identities beside the labels.
 
     Raises: ValueError naming an identity that lacks a modality, or that is alone where `least` is 2.
     """
@@ -80,7 +94,7 @@ def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) 
         raise ValueError(f"identity {identities[i].item()} has no {name} image in the batch: each needs both")
     if len(identities) < least:
         raise ValueError(f"identity {identities[0].item()} is alone in the batch: the loss needs a second identity")
-    return member, identities, index
+    return beside(member, features), identities, beside(index, features)
 
 
 def centres(features: Tensor, member: Tensor) -> Tensor:
@@ -108,7 +122,7 @@ def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: flo
     Returns: () mean over the batch of the sum over the classifiers, in nats.
     """
     logits = logits.unflatten(1, (-1, logits.shape[-1])) if logits.ndim == 2 else logits  # (N, S, C)
-    each = labels[:, None].expand(logits.shape[:2])
+    each = beside(labels, logits)[:, None].expand(logits.shape[:2])
     return F.cross_entropy(logits.mT, each, label_smoothing=smoothing) * logits.shape[1]
 
 
@@ -136,8 +150,8 @@ def batch_hard_triplet(
         raise ValueError(f"identity {labels[lonely][0].item()} has one image in the batch: a triplet needs two")
     if same.all():
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: a triplet needs a second identity")
-    hardest_positive = dist.masked_fill(~positive, -torch.inf).amax(1)
-    hardest_negative = dist.masked_fill(~negative, torch.inf).amin(1)
+    hardest_positive = dist.masked_fill(beside(~positive, dist), -torch.inf).amax(1)
+    hardest_negative = dist.masked_fill(beside(~negative, dist), torch.inf).amin(1)
     return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
@@ -169,7 +183,8 @@ def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Ten
     Raises: ValueError naming an identity that lacks a modality.
     """
     member, _, index = members(features, labels, modality)
-    return (features - centres(features, member)[modality.long(), index]).square().sum(1).mean() / 2
+    own = centres(features, member)[beside(modality.long(), features), index]  # (N, D)
+    return (features - own).square().sum(1).mean() / 2
 
 
 def hetero_center(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.0) -> Tensor:
@@ -238,7 +253,8 @@ def center_metric(
     member, _, index = members(features, labels, modality, least=2)
     centre = centres(features, member)  # (2, P, D)
     across = torch.linalg.vector_norm(centre[0] - centre[1], dim=1)  # (P,)
-    inside = torch.linalg.vector_norm(features - centre[modality.long(), index], dim=1)  # (N,)
+    own = centre[beside(modality.long(), features), index]  # (N, D)
+    inside = torch.linalg.vector_norm(features - own, dim=1)  # (N,)
     gap = F.relu(across - nearest_other_centre(centre) + margin)
     return gap.mean() + instance_weight * inside.mean()
 
@@ -321,12 +337,13 @@ def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
     A centre is a mean of rows, so its dot products are means of theirs: only the (N, N) products ever see D numbers.
     Raises: ValueError naming an identity that lacks a modality or is alone.
     """
-    rows = features if features.ndim == 2 else features[0]
-    member, identities, _ = members(rows, labels, modality, least=2)
+    first = features if features.ndim == 2 else features[0]
+    member, identities, _ = members(first, labels, modality, least=2)
     order, n, p = modality.argsort(stable=True), len(labels), len(identities)
     visible = int((modality == 0).sum())
     mean = (member.to(features.dtype) / member.sum(2, keepdim=True)).flatten(0, 1)  # (2P, N)
-    mix = torch.cat([torch.eye(n, dtype=features.dtype, device=features.device)[order], mean])  # (M, N)
+    rows = torch.eye(n, dtype=features.dtype, device=features.device)[beside(order, features)]
+    mix = torch.cat([rows, mean])  # (M, N)
     cosine = cosine_of(mix @ gram(features) @ mix.mT)
     of = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}
     return Points(cosine, torch.cat([labels[order], identities, identities]), of)
@@ -342,7 +359,7 @@ def directions(batch: Points, relation: Relation) -> Iterator[tuple[Tensor, Tens
         raise ValueError(f"relation {relation!r} is not known: choose one of {', '.join(get_args(Relation))}")
     for m in (0, 1):
         a, b = batch.of[relation[0]][m], batch.of[relation[2]][1 - m]
-        yield batch.cosine[..., a, b], batch.labels[a, None] == batch.labels[b]
+        yield batch.cosine[..., a, b], beside(batch.labels[a, None] == batch.labels[b], batch.cosine)
 
 
 def multi_similarity(
@@ -377,7 +394,8 @@ def multi_similarity(
         if same.all():
             raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        matrices = [(cosine_of(gram(features)), same & ~itself, ~same)]
+        positive, negative = beside(same & ~itself, features), beside(~same, features)
+        matrices = [(cosine_of(gram(features)), positive, negative)]
     values = []
     for similarity, positive, negative in matrices:
         kept, above = mine_pairs(similarity, positive, negative, mining, mining_margin), similarity - threshold

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from .config import stripes_do_not_fit
+from .losses import at_least_single
 
 
 class Output(NamedTuple):
@@ -60,12 +61,9 @@ class GeM(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # x^p leaves the range of half precision,
-            x = x.float().clamp(min=1e-6)
-            top = x.detach().amax(
-                (2, 3), keepdim=True
-            )  # and for p = 10 that of single: the largest value goes out first
-            return (x / top).pow(self.p).mean((2, 3)).pow(1 / self.p) * top[..., 0, 0]
+        x = at_least_single(x).clamp(min=1e-6)  # x^p leaves the range of half precision, and for p = 10 that of single:
+        top = x.detach().amax((2, 3), keepdim=True)  # the largest value goes out first
+        return (x / top).pow(self.p).mean((2, 3)).pow(1 / self.p) * top[..., 0, 0]
 
 
 class StripeLinear(nn.Module):
@@ -100,7 +98,7 @@ class PartHead(nn.Module):
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) -> whole (B, S * d), stripes (B, S, d), logits (B, S, classes). H must divide by S."""
         rows = maps.unflatten(2, (self.stripes, -1)).transpose(1, 2)  # (B, S, C, H / S, W)
-        pooled = self.pool(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])  # (B, S, C)
+        pooled = at_least_single(self.pool(rows.flatten(0, 1))).unflatten(0, rows.shape[:2])  # (B, S, C)
         whole = F.relu(self.norm(self.reduce(pooled).flatten(1)))
         local = whole.unflatten(1, (self.stripes, -1))
         return whole, local, self.classifier(local)
@@ -206,10 +204,19 @@ class TwoStreamNet(nn.Module):
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor, modality: Tensor) -> Output:
-        """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both."""
+        """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both.
+
+        On a GPU leave modality on the CPU: nothing then waits. Under autocast the maps are of low precision, all that
+        is pooled from them is float32.
+        """
         maps = self.shared(self.stage1(images, modality))  # (B, D, h, w)
+        with torch.autocast(maps.device.type, enabled=False):
+            return self.embed(images, maps)
+
+    def embed(self, images: Tensor, maps: Tensor) -> Output:
+        """Pooling, neck or part heads, classifiers."""
         if not self.heads:
-            pooled = self.pool(maps)
+            pooled = at_least_single(self.pool(maps))
             features = self.neck(pooled)
             return Output((pooled,), (None,), features, self.classifier(features))
         stripes = [head.stripes for head in self.heads]
@@ -221,9 +228,12 @@ class TwoStreamNet(nn.Module):
 
     def stage1(self, images: Tensor, modality: Tensor) -> Tensor:
         """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""
-        order = [(modality == m).nonzero()[:, 0] for m in (0, 1)]
-        parts = [stream(images[rows]) for stream, rows in zip(self.specific, order, strict=True) if len(rows)]
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        order, visible = modality.argsort(stable=True), int((modality == 0).sum())
+        sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
+        images = images if sorted_already else images[order.to(images.device, non_blocking=True)]
+        halves = (images[:visible], images[visible:])
+        maps = torch.cat([stream(half) for stream, half in zip(self.specific, halves, strict=True) if len(half)])
+        return maps if sorted_already else maps[order.argsort().to(images.device, non_blocking=True)]
 
 
 def specific_stages(net: ResNet, attention: bool, reduction: int) -> nn.Sequential:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .losses import beside
+
 PREFIX = "pml:"
 PARTS = {"miner": "miners", "distance": "distances", "reducer": "reducers", "embedding_regularizer": "regularizers"}
 PARTS |= {"weight_regularizer": "regularizers"}
@@ -92,6 +94,7 @@ class Loss(nn.Module):
         self.miner = None if miner is None else part("miner", miner)
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
+        labels, modality = beside(labels, features), beside(modality, features)
         if not self.cross_modality:
             return self.loss(features, labels, self.miner(features, labels) if self.miner else None)
         v, t = ((features[modality == m], labels[modality == m]) for m in (0, 1))

@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,7 +28,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import __version__, datasets, evaluate, synthetic, train
+from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
 from .model import TwoStreamNet
@@ -115,15 +117,21 @@ def run(experiment: Experiment) -> Run:
     """
     folder = results_root() / experiment.profile / "runs" / experiment.run_id
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_suffix(".lock")):
-        if (folder / "metrics.json").is_file():
-            done = Run(experiment, folder)
-            if is_current(done):
-                return done
-            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
-            folder.mkdir()
-        make(experiment, folder)
+    with lock(folder.with_suffix(".lock")) if parallel.rank() == 0 else nullcontext():
+        if not parallel.from_first(lambda: is_done(Run(experiment, folder))):
+            make(experiment, folder)
     return Run(experiment, folder)
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run is finished; one of other fields or data is set aside first."""
+    if not (run.folder / "metrics.json").is_file():
+        return False
+    if is_current(run):
+        return True
+    run.folder.rename(run.folder.with_name(f"{run.folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
+    run.folder.mkdir()
+    return False
 
 
 def is_current(done: Run) -> bool:
@@ -140,13 +148,16 @@ def is_current(done: Run) -> bool:
 
 
 def make(experiment: Experiment, folder: Path) -> None:
-    """Train, extract, evaluate, write: metrics.json last."""
+    """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
     start = time.perf_counter()
-    write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    table, store = load_data(experiment)
+    if parallel.rank() == 0:
+        write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+    table, store = parallel.first_then_others(lambda: load_data(experiment))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
     origin = store.digest + experiment.model_dump_json(exclude=NOT_HASHED)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
+    if parallel.rank():
+        return
     test = table[table.split == "test"]
     features = extract(net, test, store)
     columns = {c: torch.tensor(test[c].to_numpy()) for c in ("pid", "cam", "modality", "number")}
@@ -167,6 +178,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
+            "peak_memory": peak_memory(),
             "parameters": sum(p.numel() for p in net.parameters()),
             **environment(experiment),
         },
@@ -240,7 +252,7 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
         run.net(),
     )
     for index in islice(sampler.epoch(0), count):
-        images, labels, modality = batches(index, im.normalise)
+        images, labels, modality = batches(index, im.normalise), batches.labels[index], batches.modality[index]
         order = torch.from_numpy(np.lexsort((labels, modality)))
         features = train.read(run.experiment, net(images, modality))[0][0]
         yield features[order], labels[order], modality[order]
@@ -274,10 +286,27 @@ def environment(experiment: Experiment) -> dict:
     return {
         "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
         "device": f"{device}: {name}",
+        "precision": "bf16" if train.is_bf16(experiment, device) else "float32",
+        "processes": parallel.world(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory this process has held so far, in GB: of the machine, mapped images included, and of its GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    held = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        held["device"] = torch.cuda.max_memory_reserved()
+    return {where: round(n / 1e9, 3) for where, n in held.items()}
+
+
+def peak_memory_of_finished(root: Path) -> dict[str, float]:
+    """The most that any finished run under `root`/runs took, as peak_memory() said it; {} before the first."""
+    said = [json.loads(p.read_text()).get("peak_memory", {}) for p in root.glob("runs/*/metrics.json")]
+    return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
 
 
 def processor() -> str:

@@ -14,19 +14,34 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import evaluate
+from . import evaluate, parallel
 from . import images as im
 from .config import Experiment
-from .losses import LOSSES, cmdc
+from .losses import LOSSES, at_least_single, cmdc
 from .model import Output, TwoStreamNet
 from .pml import Loss, is_theirs
 
-CHECK_EVERY = 10  # steps between looks at the losses: a look makes a GPU wait
+LOOK = 10  # steps between looks at the losses on a CPU; a GPU would wait for each look, so there it is one an epoch
 
 
 def pick_device(name: str = "auto") -> str:
-    """The torch device of a run: `auto` is the first GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    """The torch device of a run: `auto` is the first GPU where there is one, or each process's own of several."""
+    if name not in ("auto", "cpu", "cuda") and parallel.world() > 1:
+        raise ValueError(f"device={name}: of several processes each takes a GPU of its own, leave it at auto")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    return f"cuda:{parallel.local_rank()}" if device == "cuda" and parallel.world() > 1 else device
+
+
+def is_bf16(experiment: Experiment, device: str) -> bool:
+    """Whether a run trains in bf16: as its field says, or (auto) where the device computes it itself."""
+    if experiment.precision != "auto":
+        return experiment.precision == "bf16"
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return False
 
 
 def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
@@ -67,7 +82,7 @@ def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, label
     heads, terms = read(experiment, out), []
     for name, each in losses.items():
         if name == "id":
-            value, count = each[0](out.logits.float(), labels, modality), out.logits[0, ..., 0].numel()
+            value, count = each[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
             value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True))
             count = len(heads)
@@ -78,8 +93,9 @@ def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, label
 def read(experiment: Experiment, out: Output) -> list[tuple[Tensor, Tensor | None]]:
     """What a metric loss reads: the feature (B, D) and stripes (B, S, d), or None, of every head."""
     if experiment.metric_on == "features":
-        return [(out.features.float(), None)]
-    return [(x.float(), None if s is None else s.float()) for x, s in zip(out.pooled, out.local, strict=True)]
+        return [(at_least_single(out.features), None)]
+    pairs = zip(out.pooled, out.local, strict=True)
+    return [(at_least_single(x), None if s is None else at_least_single(s)) for x, s in pairs]
 
 
 def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
@@ -96,6 +112,7 @@ def make_optimizer(experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleD
     slow = [p for n, p in net.named_parameters() if not n.startswith(fresh)]
     fast = [p for n, p in net.named_parameters() if n.startswith(fresh) and p.requires_grad]
     fast += losses.parameters()
+    devices = {p.device.type for p in net.parameters()}
     groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
     return torch.optim.SGD(
         groups,
@@ -103,6 +120,7 @@ def make_optimizer(experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleD
         momentum=experiment.momentum,
         weight_decay=experiment.weight_decay,
         nesterov=experiment.nesterov,
+        fused=devices <= {"cpu", "cuda"},
     )
 
 
@@ -125,18 +143,15 @@ def make_sampler(experiment: Experiment, rows: pd.DataFrame) -> im.PKSampler:
 
 
 class Batches:
-    """Batches of one part of a data set: index rows -> images (B, 3, H, W), labels (B,), modality (B,) on a device."""
+    """One part of a data set: index (B,) -> images (B, 3, H, W) on a device; labels and modality stay on the CPU."""
 
     def __init__(self, rows: pd.DataFrame, pixels: np.ndarray, device: str):
-        self.rows, self.pixels, self.device = rows.index.to_numpy(), pixels, device
-        self.labels = torch.tensor(pd.factorize(rows.pid, sort=True)[0], device=device)  # (n,) 0..C-1
-        self.modality = torch.tensor(rows.modality.to_numpy(), device=device)
+        self.read = im.reader(pixels, rows.index.to_numpy(), device)
+        self.labels = torch.from_numpy(pd.factorize(rows.pid, sort=True)[0])  # (n,) 0..C-1
+        self.modality = torch.tensor(rows.modality.to_numpy())
 
-    def __call__(self, index: np.ndarray, prepare: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        batch = torch.from_numpy(self.pixels[self.rows[index]]).to(self.device)  # (B, 3, H, W) uint8
-        where = torch.from_numpy(index).to(self.device)
-        images = prepare(batch).contiguous(memory_format=torch.channels_last)
-        return images, self.labels[where], self.modality[where]
+    def __call__(self, index: np.ndarray, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+        return prepare(self.read(index)).contiguous(memory_format=torch.channels_last)
 
 
 def fit(
@@ -152,7 +167,8 @@ def fit(
 
     A row has epoch, lr, loss, every term unweighted, grad_norm, images_per_second, seconds and, where there are
     validation identities, val_cmdc, val_rank1, val_mAP. After each epoch `folder/checkpoint.pt` is replaced;
-    where it is found at the start, training goes on from it.
+    where it is found at the start, training goes on from it. Of several processes (parallel.py) each trains on its
+    identities of every batch, and the first alone validates and writes.
 
     Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; origin: of data and
         fields, a checkpoint of another origin is not used;
@@ -161,6 +177,7 @@ def fit(
     Raises: FloatingPointError naming epoch, step and term if a loss is not finite.
     """
     device = pick_device(experiment.device)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
     sampler, batches = make_sampler(experiment, train), Batches(train, pixels, device)
     net = make_net(experiment, train.pid.nunique()).to(device, memory_format=torch.channels_last)
@@ -168,10 +185,17 @@ def fit(
     optimizer = make_optimizer(experiment, net, losses)
     parts = {"net": net, "losses": losses, "optimizer": optimizer}
     history = resume(folder, parts, origin)
-    write_history(folder, history)  # a kill may have come between the checkpoint and its last row
-    with tqdm(total=experiment.epochs, initial=len(history), desc=bar_title(experiment), unit="epoch") as bar:
+    step = Step(experiment, parts, device)
+    first = parallel.rank() == 0
+    if first:
+        write_history(folder, history)  # a kill may have come between the checkpoint and its last row
+    with tqdm(
+        total=experiment.epochs, initial=len(history), desc=bar_title(experiment), unit="epoch", disable=not first
+    ) as bar:
         for epoch in range(len(history), experiment.epochs):
-            row = train_epoch(experiment, parts, sampler, batches, epoch)
+            row = train_epoch(experiment, step, sampler, batches, epoch)
+            if not first:
+                continue
             if len(val):
                 row |= validate(experiment, net, val, Batches(val, pixels, device))
             history.append(row)
@@ -187,34 +211,57 @@ def bar_title(experiment: Experiment) -> str:
     return f"{experiment.method} {experiment.dataset} seed {experiment.seed}"
 
 
-def train_epoch(experiment, parts: dict, sampler, batches: Batches, epoch: int) -> dict:
-    """One epoch of {net, losses, optimizer}; returns its row of the history, means over the steps."""
-    net, losses, optimizer = parts["net"], parts["losses"], parts["optimizer"]
-    net.train()
+class Step:
+    """One step of {net, losses, optimizer}: forward, losses of the whole batch, backward, update. Waits for nothing."""
+
+    def __init__(self, experiment: Experiment, parts: dict, device: str):
+        self.experiment, self.device = experiment, device
+        self.net, self.losses, self.optimizer = parts["net"], parts["losses"], parts["optimizer"]
+        self.weights = torch.tensor([term["weight"] for term in experiment.losses.values()], device=device)
+        self.forward = parallel.wrap(self.net, device, experiment.sync_bn)
+        self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=is_bf16(experiment, device))
+        if experiment.compile:  # the parts of one shape; what chooses rows, pools and compares is left as it is
+            for module in (*self.net.specific, self.net.shared):
+                module.compile(dynamic=False)
+
+    def __call__(self, images: Tensor, own: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
+        """images of this process, its modality `own`; labels, modality of the whole batch, as parallel.deal() has it.
+
+        Returns: (T + 1,) every loss unweighted and the norm of the network's gradient, on the device.
+        """
+        with self.autocast:
+            out = self.forward(images, own)
+        terms = loss_terms(self.experiment, self.losses, parallel.gather_output(out), labels, modality)
+        self.optimizer.zero_grad(set_to_none=True)
+        (terms * self.weights).sum().backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
+        self.optimizer.step()
+        return torch.cat([terms.detach(), norm[None]])
+
+
+def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, epoch: int) -> dict:
+    """One epoch; returns its row of the history, means over the steps."""
+    step.net.train()
     torch.manual_seed(experiment.seed * 100_003 + epoch)  # nothing may depend on what ran before this epoch
     lr = learning_rate(experiment, epoch)
-    for group in optimizer.param_groups:
+    for group in step.optimizer.param_groups:
         group["lr"] = lr * group["factor"]
-    names = list(experiment.losses)
-    weights = torch.tensor([experiment.losses[n]["weight"] for n in names], device=batches.device)
     draws = torch.Generator().manual_seed(experiment.seed * 100_003 + epoch)
+    names, look = list(experiment.losses), LOOK if step.device == "cpu" else sampler.steps
     seen, start, log = 0, time.perf_counter(), []
-    for step, index in enumerate(sampler.epoch(epoch)):
+    for index in sampler.epoch(epoch):
         numbers = im.draw(len(index), draws)
-        images, labels, modality = batches(index, lambda x, r=numbers: augment(experiment, x, r))
-        terms = loss_terms(experiment, losses, net(images, modality), labels, modality)
-        optimizer.zero_grad(set_to_none=True)
-        (terms * weights).sum().backward()
-        norm = torch.nn.utils.get_total_norm(p.grad for p in net.parameters() if p.grad is not None)
-        log.append(torch.cat([terms.detach(), norm[None]]))
+        own, everyone = parallel.deal(len(index), experiment.identities_per_batch)
+        images = batches(index[own], lambda x, r=numbers[own]: augment(experiment, x, r))
+        whole = index[everyone]
+        log.append(step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole]))
         seen += len(index)
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == sampler.steps:
-            stop_if_not_finite(log[-CHECK_EVERY:], names, epoch, step + 1)
-        optimizer.step()
-    seconds = time.perf_counter() - start
+        if len(log) % look == 0 or len(log) == sampler.steps:
+            stop_if_not_finite(log[-look:], names, epoch, len(log))
     means = torch.stack(log).double().mean(0).tolist()
-    row = {"epoch": epoch + 1, "lr": lr, "loss": sum(w * m for w, m in zip(weights.tolist(), means, strict=False))}
-    row |= dict(zip([*names, "grad_norm"], means, strict=True))
+    seconds = time.perf_counter() - start
+    loss = sum(w * m for w, m in zip(step.weights.tolist(), means, strict=False))
+    row = {"epoch": epoch + 1, "lr": lr, "loss": loss, **dict(zip([*names, "grad_norm"], means, strict=True))}
     return row | {"images_per_second": seen / seconds, "seconds": seconds}
 
 
@@ -233,6 +280,7 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
         )
 
 
+@torch.compiler.set_stance("force_eager")
 @torch.inference_mode()
 def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
     """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
@@ -242,7 +290,10 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     """
     net.eval()
     pids, modality = val.pid.to_numpy(), val.modality.to_numpy()
-    outs = [net(*batches(rows, im.normalise)[::2]) for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))]
+    outs = [
+        net(batches(rows, im.normalise), batches.modality[rows])
+        for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))
+    ]
     heads = [torch.cat(x) for x in zip(*([x for x, _ in read(experiment, o)] for o in outs), strict=True)]
     features = torch.cat([o.features for o in outs]).float()
     both = int((val.groupby("pid").modality.nunique() == 2).sum())  # the others cannot have a centre in each modality
@@ -282,10 +333,9 @@ def write_history(folder: Path, history: list[dict]) -> None:
 def resume(folder: Path, parts: dict, origin: str) -> list[dict]:
     """Fill network, losses and optimizer from the folder's checkpoint; its history, [] where there is none to use."""
     path = folder / "checkpoint.pt"
-    if not path.is_file():
-        return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["origin"] != origin:  # of other data or fields: begin anew
+    read = partial(torch.load, path, map_location="cpu", weights_only=True)
+    state = parallel.from_first(lambda: read() if path.is_file() else {})
+    if state.get("origin") != origin:  # none, or of other data or fields: begin anew
         return []
     for name, part in parts.items():
         part.load_state_dict(state[name])
