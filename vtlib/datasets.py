@@ -107,9 +107,9 @@ def _finish(root: Path, rows: pd.DataFrame, needed: tuple[str, ...] = ()) -> pd.
 
 
 def _sysu(root: Path, disk: pd.DataFrame, split: int) -> pd.DataFrame:
-    part, available = {}, _identities(root / "exp" / "available_id.txt")
+    part, available = {}, identities(root / "exp" / "available_id.txt")
     for name in SPLITS:
-        for pid in _identities(root / "exp" / f"{name}_id.txt"):
+        for pid in identities(root / "exp" / f"{name}_id.txt"):
             if part.setdefault(pid, name) != name:
                 raise ValueError(f"{root / 'exp'}: identity {pid} is in {part[pid]}_id.txt and in {name}_id.txt")
     rows = disk[disk.pid.isin(available & part.keys())]
@@ -125,7 +125,8 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _identities(path: Path) -> set[int]:
+def identities(path: Path) -> set[int]:
+    """The numbers in a list like exp/train_id.txt. Raises: FileNotFoundError, ValueError naming the file."""
     words = " ".join(_lines(path)).replace(",", " ").split()
     if wrong := [word for word in words if not word.isdecimal()]:
         raise ValueError(f"{path}: {wrong[0]!r} is not the number of an identity")

@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
+    sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
     arguments = parser.parse_args(argv)
     try:
         return arguments.call(arguments) or 0
@@ -255,10 +256,8 @@ def suite(arguments) -> int:
         log = root / "logs" / f"{e.run_id}.log"
         last = log.read_text().strip().splitlines()[-1:]
         print(f"failed: {e.method} on {e.data}, seed {e.seed}: {''.join(last)} ({shown(log)})", file=sys.stderr)
-    peak = runs.peak_memory_of_finished(root)
-    print(
-        f"{jobs} runs at a time; {used}; a run took at most {', '.join(f'{n:.1f} GB ({w})' for w, n in peak.items())}"
-    )
+    peak = ", ".join(f"{gb:.1f} GB ({where})" for where, gb in runs.peak_memory_of_finished(root).items())
+    print(f"{jobs} runs at a time; {used}; a run took at most {peak}")
     return 1 if failed else 0
 
 
@@ -296,8 +295,11 @@ def data(arguments) -> int:
     if arguments.action == "make":
         if arguments.name not in synthetic.PRESETS:
             raise ValueError(unknown("data set", arguments.name, synthetic.PRESETS))
-        root = arguments.path or datasets.data_root() / arguments.name
-        print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root))}")
+        root, plan = arguments.path or datasets.data_root() / arguments.name, None
+        if arguments.like:
+            lists = [datasets.identities(arguments.like / f"{part}_id.txt") for part in datasets.SPLITS]
+            plan = synthetic.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
+        print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root, plan=plan))}")
         return 0
     if arguments.action == "check":
         root = arguments.path or datasets.locate(DATA["paper"].get(arguments.name, arguments.name))

@@ -33,7 +33,7 @@ def free_memory() -> float:
 
 
 def places(peak: Mapping[str, float]) -> int:
-    """How many runs fit beside each other: one a core, and no more than memory holds; UNKNOWN on a GPU before the first.
+    """How many runs fit beside each other: one a core, no more than memory holds; UNKNOWN on a GPU before the first.
 
     Args: peak: GB that a finished run took at most, on the "host" and on the "device"; {} before the first.
     """
@@ -64,7 +64,7 @@ def children() -> float:
 
 @contextmanager
 def watched(every: float = 5.0) -> Iterator[Used]:
-    """Measure what happens inside a `with`; a GPU's load is what nvidia-smi says of the first one, where it is there."""
+    """Measure what happens inside a `with`; the load of a GPU, of the first one, is what nvidia-smi says."""
     used, over, ask = Used(), Event(), shutil.which("nvidia-smi")
     call = [ask, "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 

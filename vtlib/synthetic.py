@@ -287,12 +287,14 @@ def structure(spec: Spec) -> Structure:
 
 
 def read_structure(mat_path: str | Path, train: Iterable[int], val: Iterable[int], test: Iterable[int]) -> Structure:
-    """Image counts of the official rand_perm_cam.mat (cells of (10, n) permutations) for the given identities."""
+    """The structure of a real SYSU-MM01: image counts of its rand_perm_cam.mat (cells of (10, n) permutations).
+
+    As in the real set, identities that are in no list have images too. Args: train, val, test: the lists' identities.
+    """
     parts = [tuple(sorted(map(int, ids))) for ids in (train, val, test)]
     counts = {}
     for cam, column in enumerate(loadmat(mat_path)["rand_perm_cam"][:, 0], start=1):
-        sizes = {pid: column[pid - 1, 0].shape[1] for pid in sorted(sum(parts, ())) if pid <= len(column)}
-        counts[cam] = {pid: n for pid, n in sizes.items() if n}
+        counts[cam] = {pid: cell.shape[1] for pid, (cell,) in enumerate(column, start=1) if cell.size}
     return Structure(counts, *parts)
 
 
@@ -335,12 +337,12 @@ def _write_image(spec: Spec, root: Path, key: Key) -> None:
 
 
 def _sysu_lists(spec: Spec, plan: Structure):
-    everyone = sorted(plan.train + plan.val + plan.test)
-    for name, ids in zip(("train", "val", "test", "available"), (*plan[1:], everyone), strict=True):
+    listed, last = sorted(plan.train + plan.val + plan.test), max(max(pids) for pids in plan.counts.values() if pids)
+    for name, ids in zip(("train", "val", "test", "available"), (*plan[1:], listed), strict=True):
         yield f"exp/{name}_id.txt", ",".join(map(str, ids)).encode()
     cells = np.empty((len(CAMERAS["sysu"]), 1), object)
     for cam in CAMERAS["sysu"]:
-        cells[cam - 1, 0] = column = np.empty((everyone[-1], 1), object)
+        cells[cam - 1, 0] = column = np.empty((last, 1), object)
         for pid in range(1, len(column) + 1):
             g, n = _rng(spec.seed, _SPLIT, cam, pid), plan.counts.get(cam, {}).get(pid, 0)
             column[pid - 1, 0] = np.stack([1 + g.permutation(n) for _ in range(10)]).astype(np.uint16)
