@@ -1,9 +1,10 @@
-"""Run the benchmarks and print one table: python -m benchmarks [losses ...] [--repeats 25] [--save]"""
+"""Run the benchmarks and print one table: python -m benchmarks [losses ...] [--repeats 25] [--threads N] [--save]"""
 
 import argparse
 import csv
 import importlib
 import io
+import os
 import pkgutil
 import re
 import sys
@@ -11,12 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
-from vtlib.runs import commit, processor
-
+# no torch here: each process that a script starts imports this module again
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"  # git ignores it
+RESULTS = HERE / "results"  # kept in git: the table of a date and a device
 
 
 def scripts() -> dict[str, ModuleType]:
@@ -27,32 +25,45 @@ def scripts() -> dict[str, ModuleType]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure on one thread, print, and with --save keep a CSV; 0 on success."""
+    """Measure, print, and with --save keep a CSV; 0 on success."""
     known = scripts()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("scripts", nargs="*", help=f"of {', '.join(known)}; default: all")
-    parser.add_argument("--repeats", type=int, default=25, help="repetitions of each pair, whose median counts")
+    parser.add_argument("--repeats", type=int, default=25, help="rounds of each pair at most, whose median counts")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores; losses take one")
     parser.add_argument("--save", action="store_true", help=f"also write {RESULTS.name}/<date>-<device>.csv")
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.scripts if name not in known]:
         parser.error(f"unknown script {unknown[0]!r}: choose from {', '.join(known)}")
-    if arguments.repeats < 1:
-        parser.error("--repeats must be 1 or more")
+    for name in ("repeats", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be 1 or more")
 
-    threads, now = torch.get_num_threads(), datetime.now(UTC)
-    torch.set_num_threads(1)
+    import torch
+
+    from vtlib.runs import commit, processor
+
+    from .timing import BUDGET
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    before, now = torch.get_num_threads(), datetime.now(UTC)
     head = [
-        f"processor: {processor()}; 1 thread, processor time, median of {arguments.repeats} interleaved repetitions",
+        f"processor: {processor()}{gpu and f'; GPU: {gpu}'}; threads: {arguments.threads}, losses 1",
         f"torch {torch.__version__}; {now:%Y-%m-%d %H:%M} UTC; commit {commit() or 'unknown'}",
+        f"median of {arguments.repeats} interleaved rounds, of fewer where they take more than {BUDGET:g} s",
     ]
-    print(*head, "", sep="\n")
+    print(*head, "", sep="\n", flush=True)
+    torch.set_num_threads(arguments.threads)
+    rows = []
     try:
-        rows = [row for name in arguments.scripts or known for row in known[name].measure(arguments.repeats)]
+        for name in arguments.scripts or known:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows += known[name].measure(arguments.repeats)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     print(as_text(rows))
     if arguments.save:
-        slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", (gpu or processor()).lower()).strip("-")
         path = RESULTS / f"{now:%Y-%m-%d}-{slug}.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"# {line}\n" for line in head) + as_csv(rows))
@@ -61,15 +72,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def cells(row) -> list[str]:
-    """A row as text, numbers to three digits."""
-    return [f"{v:.3g}" if isinstance(v, float) else v for v in row]
+    """A row as text: numbers to three digits or whole, nothing for None."""
+    return ["" if v is None else v if isinstance(v, str) else f"{v:.3g}" if abs(v) < 1000 else f"{v:.0f}" for v in row]
 
 
 def as_text(rows: list) -> str:
     """Columns side by side, numbers to the right."""
     table = [list(rows[0]._fields), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    number = [isinstance(v, float) for v in rows[0]]
+    number = [not isinstance(column[0], str) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, number, strict=True))
         for line in table

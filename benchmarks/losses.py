@@ -1,11 +1,10 @@
 """Every metric loss, forward and backward on one batch, beside its loop form and pytorch-metric-learning (PML)."""
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from vtlib.losses import LOSSES
 from vtlib.pml import Loss
 
 from .loops import LOOPS, NO_PAIRS, pair_by_pair
+from .timing import Row, compare, one_thread
 
 SIZES = {"N 64 (P 8, K 4)": (8, 4), "N 96 (P 6, K 8)": (6, 8)}  # the field's batch and that of S2 on SYSU-MM01
 DIM, STRIPES = 2048, (6, 256)  # width of ResNet-50's feature; six stripes, whose features stand side by side: 1,536
@@ -41,41 +41,38 @@ PML = {  # our loss -> theirs, where both compute the same: in our defaults, the
 }
 
 
-class Row(NamedTuple):
-    """One line of the table; ratio: how many times as long the reference takes."""
-
-    part: str
-    size: str
-    reference: str
-    reference_ms: float
-    ours_ms: float
-    ratio: float
-
-
 def measure(repeats: int) -> Iterator[Row]:
-    """Median times of every loss and variant at both sizes.
+    """Median times of every loss and variant at both sizes, on one thread.
 
+    Processor time, which on one thread is wall time less what other programs of a shared machine take.
     Raises: RuntimeError if two forms of a loss disagree on the batch: then their times say nothing.
     """
-    for size, (p, k) in SIZES.items():
-        for name in [n for n in LOSSES if n != "id"]:
-            for options in VARIANTS.get(name, [{}]):
-                features, labels, modality, local = draw(p, k, "local" in options)
-                leaves, given = [features], options
-                if local is not None:
-                    leaves, given = [features, local], {"local": local}
-                forms = {"ours": partial(LOSSES[name], **given), "loop over rows": partial(LOOPS[name], **given)}
-                if name not in NO_PAIRS:
-                    forms["loop over pairs"] = pair_by_pair()(forms["loop over rows"])
-                if name in PML and find_spec("pytorch_metric_learning"):
-                    forms["PML"] = Loss(PML[name][0], PML[name][1] | options, p, DIM)
-                calls = {who: partial(form, features, labels, modality) for who, form in forms.items()}
-                part = " ".join([name, *(k if v is True else str(v) for k, v in options.items() if v)])
-                check_same(part, calls, leaves)
-                for reference in [who for who in calls if who != "ours"]:
-                    count = min(repeats, 3) if reference == "loop over pairs" else repeats  # it takes up to a second
-                    theirs, ours = interleaved([calls[reference], calls["ours"]], leaves, count)
-                    yield Row(part, size, reference, theirs, ours, theirs / ours)
+    with one_thread():
+        for size, (p, k) in SIZES.items():
+            for name in [n for n in LOSSES if n != "id"]:
+                for options in VARIANTS.get(name, [{}]):
+                    yield from forms(name, options, size, p, k, repeats)
+
+
+def forms(name: str, options: dict[str, Any], size: str, p: int, k: int, repeats: int) -> Iterator[Row]:
+    """A loss with its options beside each other form that there is of it."""
+    features, labels, modality, local = draw(p, k, "local" in options)
+    leaves, given = [features], options
+    if local is not None:
+        leaves, given = [features, local], {"local": local}
+    forms = {"ours": partial(LOSSES[name], **given), "loop over rows": partial(LOOPS[name], **given)}
+    if name not in NO_PAIRS:
+        forms["loop over pairs"] = pair_by_pair()(forms["loop over rows"])
+    if name in PML and find_spec("pytorch_metric_learning"):
+        forms["PML"] = Loss(PML[name][0], PML[name][1] | options, p, DIM)
+    calls = {who: partial(form, features, labels, modality) for who, form in forms.items()}
+    part = " ".join([name, *(k if v is True else str(v) for k, v in options.items() if v)])
+    check_same(part, calls, leaves)
+    steps = {who: partial(step, call, leaves) for who, call in calls.items()}
+    for reference in [who for who in calls if who != "ours"]:
+        count = min(repeats, 3) if reference == "loop over pairs" else repeats  # it takes up to a second
+        theirs = {reference: steps[reference]}
+        yield from compare(part, size, steps["ours"], theirs, repeats=count, clock=time.process_time)
 
 
 def draw(p: int, k: int, parts: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -102,23 +99,6 @@ def check_same(part: str, calls: dict[str, Callable[[], Tensor]], leaves: list[T
     values = {who: call().item() for who, call in calls.items()}
     if any(abs(v - values["ours"]) > 1e-3 * abs(values["ours"]) for v in values.values()):
         raise RuntimeError(f"{part}: the forms disagree: {values}")
-
-
-def interleaved(calls: list[Callable[[], Tensor]], leaves: list[Tensor], repeats: int) -> list[float]:
-    """Median milliseconds of each call with its backward pass; one round of all calls after another.
-
-    Processor time, which on one thread is wall time less what other programs of a shared machine take.
-    """
-    for call in calls:
-        step(call, leaves)
-        step(call, leaves)
-    seconds = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, seen in zip(calls, seconds, strict=True):
-            start = time.process_time()
-            step(call, leaves)
-            seen.append(time.process_time() - start)
-    return [1000 * statistics.median(seen) for seen in seconds]
 
 
 def step(call: Callable[[], Tensor], leaves: list[Tensor]) -> None:

@@ -143,6 +143,60 @@ def test_all_queries_at_once_equals_pieces(first):
     np.testing.assert_allclose(np.asarray(whole.cmc), curve, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("few", [False, True])
+def test_every_query_equals_the_oracle_alone_with_few_and_with_many_matches(monkeypatch, few, first):
+    """Few matches are counted, many are found in sorted scores; float32 with ties, as features have them."""
+    used = {"rank_by_counting": 0, "rank_by_sorting": 0}
+
+    def counted(name, real):
+        def call(*given):
+            used[name] += 1
+            return real(*given)
+
+        return call
+
+    for name in used:
+        monkeypatch.setattr(evaluate, name, counted(name, getattr(evaluate, name)))
+    rng = np.random.default_rng(0)
+    gallery_pids = rng.permutation(np.repeat(np.arange(20 if few else 4), 3 if few else 15))
+    query_pids = rng.permutation(np.repeat(np.arange(-1, 4), 6))
+    for digits in (7, 1):
+        similarity = np.round(rng.normal(size=(30, 60)), digits).astype(np.float32)
+        exclude = rng.random((30, 60)) < 0.5
+        found = evaluate.rank_queries(
+            similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first
+        )
+        for q in range(30):
+            one = similarity[q : q + 1], query_pids[q : q + 1], gallery_pids, exclude[q : q + 1]
+            if not (~exclude[q] & (gallery_pids == query_pids[q])).any():
+                assert found.first[q] == 0 and np.isnan(found.ap[q]) and np.isnan(found.inp[q])
+                continue
+            expected = oracles.rank_metrics(*one, first)
+            assert found.ap[q] == pytest.approx(expected.mAP, abs=1e-12)
+            assert found.inp[q] == pytest.approx(expected.mINP, abs=1e-12)
+            assert found.first[q] == 1 + np.flatnonzero(expected.cmc)[0]
+    assert bool(used["rank_by_sorting"]) != few and used["rank_by_counting"]  # many: where scores are equal
+
+
+def test_rows_from_a_function_are_those_of_the_matrix_and_few_at_once(monkeypatch):
+    rng = np.random.default_rng(1)
+    features, gallery = rng.normal(size=(50, 8)), rng.normal(size=(70, 8))
+    query_pids, gallery_pids = rng.integers(0, 9, 50), rng.integers(0, 9, 70)
+    exclude, asked = rng.random((50, 70)) < 0.3, []
+
+    def rows(index):
+        asked.append(len(index))
+        return evaluate.similarity_matrix(features[index], gallery)
+
+    whole = evaluate.similarity_matrix(features, gallery)
+    wanted = evaluate.rank_metrics(whole, query_pids, gallery_pids, exclude=exclude)
+    monkeypatch.setattr(evaluate, "CHUNK", 7 * 70 + 5)
+    found = evaluate.rank_metrics(rows, query_pids, gallery_pids, exclude=lambda index: exclude[index])
+    same(found, wanted)
+    assert max(asked) == 7 and sum(asked) == 50
+
+
 def test_metrics_are_fractions_and_the_curve_rises():
     *drawn, exclude = problem(3)
     found = evaluate.rank_metrics(*drawn, exclude=exclude)

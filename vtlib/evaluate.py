@@ -24,6 +24,7 @@ from .losses import centres, members, pairwise_distance
 
 RANKS = (1, 5, 10, 20)
 CHUNK = 2**25  # similarity entries at once, 128 MB: 32 queries of a gallery of a million
+LONG = 2**15  # similarity entries of an identity's queries, for which a thread pays
 GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
 QUERY_CAMERAS = (3, 6)
 
@@ -76,9 +77,9 @@ def rank_queries(
     Time grows with Q * G * matches a query; of what is not given as a matrix, memory holds CHUNK entries at once.
 
     Args: similarity (Q, G), larger is nearer, or a function that gives rows of it for an index (n,) of queries, where
-        the whole does not fit; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool, or such a function: gallery
-        images that a query may not see; first_match_per_identity: `first` ranks identities by their first image, the
-        CMC of SYSU-MM01.
+        the whole does not fit (of unit features a product: a gallery need not be normalised again); query_pids (Q,);
+        gallery_pids (G,); exclude (Q, G) bool, or such a function: gallery images that a query may not see;
+        first_match_per_identity: `first` ranks identities by their first image, the CMC of SYSU-MM01.
     Raises: ValueError if shapes disagree or an entry is not finite.
     """
     query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
@@ -143,8 +144,9 @@ def fill(ranked: Ranked, rows: np.ndarray, query_pids: np.ndarray, scores: np.nd
                 for column, found in zip(ranked, rank_block(block, own, gallery), strict=True):
                     column[rows[start:stop]] = found
 
-    # NumPy leaves the interpreter's lock for long loops alone: short ones would only wait for each other
-    workers = torch.get_num_threads() if len(gallery.order) > 1000 else 1
+    # NumPy leaves the interpreter's lock in its loops: threads of short ones would only wait for each other
+    block = len(rows) * len(gallery.order) / max(1, len(edges) - 1)
+    workers = torch.get_num_threads() if block > LONG else 1
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(some, np.array_split(np.stack([edges[:-1], edges[1:]], 1), workers)))
 
