@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("scripts", nargs="*", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--repeats", type=int, default=25, help="rounds of each pair at most, whose median counts")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores; losses take one")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="default: all cores; losses and augmentation take one"
+    )
     parser.add_argument("--save", action="store_true", help=f"also write {RESULTS.name}/<date>-<device>.csv")
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.scripts if name not in known]:
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     before, now = torch.get_num_threads(), datetime.now(UTC)
     head = [
-        f"processor: {processor()}{gpu and f'; GPU: {gpu}'}; threads: {arguments.threads}, losses 1",
+        f"processor: {processor()}{gpu and f'; GPU: {gpu}'}; threads: {arguments.threads}, of losses and augmentation 1",
         f"torch {torch.__version__}; {now:%Y-%m-%d %H:%M} UTC; commit {commit() or 'unknown'}",
         f"median of {arguments.repeats} interleaved rounds, of fewer where they take more than {BUDGET:g} s",
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtlib import images as im
 
-from .timing import HAS_MEMORY, Row, compare, devices, fresh, interleaved, memory, share
+from .timing import HAS_MEMORY, Row, compare, devices, fresh, interleaved, memory, one_thread, share
 
 BATCH, HEIGHT, WIDTH, PAD = 64, 288, 144, 10
 VISIBLE, THERMAL, IDENTITIES = 22_258, 11_909, 395  # training images of SYSU-MM01
@@ -22,14 +22,16 @@ STORED, EPOCHS = 4_000, (1, 5, 10)  # images of the memory map; epochs after whi
 def measure(repeats: int) -> Iterator[Row]:
     """Raises: RuntimeError if a reference gives other crops, other index lists or other batches."""
     for device in devices():
-        yield from augmentation(repeats, device)
+        with one_thread():  # as every worker of a loader has
+            rows = list(augmentation(repeats, device))
+        yield from rows
     yield from epoch_start(repeats)
     with tempfile.TemporaryDirectory() as folder:
         yield from stored(repeats, Path(folder) / "pixels.npy")
 
 
 def augmentation(repeats: int, device: str) -> Iterator[Row]:
-    """A batch, plain and in the layout that training gives it; references run on the CPU and are copied to a GPU.
+    """A batch; references run on the CPU and are copied to a GPU.
 
     What is augmented lies in memory, decoded: of ours on the device, as training has it.
     """
@@ -47,15 +49,10 @@ def augmentation(repeats: int, device: str) -> Iterator[Row]:
     def limit(ms):
         return f"{1000 * BATCH / ms:,.0f} images/s; {share(copy, ms)} of a copy's speed"
 
-    layouts = {"augment": torch.contiguous_format, "augment, channels_last": torch.channels_last}
-    for part, layout in layouts.items():
-        ours, *references = (
-            lambda form=form, layout=layout: form().to(device).contiguous(memory_format=layout)
-            for form in forms.values()
-        )
-        named = dict(zip(list(forms)[1:], references, strict=True))
-        size = f"{BATCH} x 3 x {HEIGHT} x {WIDTH}"
-        yield from compare(part, size, ours, named, repeats=repeats, limit=limit, device=device)
+    ours, *references = (lambda form=form: form().to(device) for form in forms.values())
+    named = dict(zip(list(forms)[1:], references, strict=True))
+    size = f"{BATCH} x 3 x {HEIGHT} x {WIDTH}"
+    yield from compare("augment", size, ours, named, repeats=repeats, limit=limit, device=device)
 
 
 def torchvision_forms(batch: Tensor) -> dict[str, Callable[[], Tensor]]:

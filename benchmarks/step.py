@@ -93,9 +93,9 @@ def steps(name: str, made: Experiment, device: str, repeats: int, rate: float) -
     """
     labels, modality = labels_of(made)
     x = torch.randn(len(labels), 3, made.height, made.width, device=device)
-    ours, plain, last = make_step(made, device), plain_step(made, device), x.to(memory_format=torch.channels_last)
+    ours, plain = make_step(made, device), plain_step(made, device)
     with FlopCounterMode(display=False) as flops:
-        first = ours(last, modality, labels, modality)[:-1].cpu()
+        first = ours(x, modality, labels, modality)[:-1].cpu()
     theirs = plain(x, labels.to(device), modality.to(device))
     if not torch.allclose(first, theirs, rtol=0.1, atol=0.05):
         raise RuntimeError(f"{name}: losses of the first step disagree: {first.tolist()} and {theirs.tolist()}")
@@ -110,7 +110,7 @@ def steps(name: str, made: Experiment, device: str, repeats: int, rate: float) -
     yield from compare(
         f"step {name}",
         f"{size_of(made)}, {precision}",
-        lambda: ours(last, modality, labels, modality),
+        lambda: ours(x, modality, labels, modality),
         references,
         repeats=repeats,
         limit=limit,
@@ -121,7 +121,7 @@ def steps(name: str, made: Experiment, device: str, repeats: int, rate: float) -
 def compiled(name: str, made: Experiment, device: str, repeats: int) -> Row:
     """A step with torch.compile beside the same step without it."""
     labels, modality = labels_of(made)
-    x = torch.randn(len(labels), 3, made.height, made.width, device=device).to(memory_format=torch.channels_last)
+    x = torch.randn(len(labels), 3, made.height, made.width, device=device)
     forms = [make_step(made, device, compile=flag) for flag in (False, True)]
     calls = [partial(step, x, modality, labels, modality) for step in forms]
     a, b = (call().cpu() for call in calls)

@@ -364,7 +364,7 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     features = []
     for start in tqdm(range(0, len(rows), batch), "features", leave=False):
         part = slice(start, start + batch)
-        x = im.normalise(torch.from_numpy(pixels[rows[part]]).to(device)).contiguous(memory_format=torch.channels_last)
+        x = im.normalise(torch.from_numpy(pixels[rows[part]]).to(device))
         out = net(x, torch.tensor(modality[part]))
         features.append(F.normalize(out.features.float(), dim=1).cpu())
     return torch.cat(features)

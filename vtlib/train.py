@@ -151,7 +151,7 @@ class Batches:
         self.modality = torch.tensor(rows.modality.to_numpy())
 
     def __call__(self, index: np.ndarray, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-        return prepare(self.read(index)).contiguous(memory_format=torch.channels_last)
+        return prepare(self.read(index))  # the first convolution gives the network its layout
 
 
 def fit(
