@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     before, now = torch.get_num_threads(), datetime.now(UTC)
     head = [
-        f"processor: {processor()}{gpu and f'; GPU: {gpu}'}; threads: {arguments.threads}, of losses and augmentation 1",
+        f"processor: {processor()}{gpu and f'; GPU: {gpu}'}",
+        f"threads: {arguments.threads}, of losses and augmentation 1",
         f"torch {torch.__version__}; {now:%Y-%m-%d %H:%M} UTC; commit {commit() or 'unknown'}",
         f"median of {arguments.repeats} interleaved rounds, of fewer where they take more than {BUDGET:g} s",
     ]

@@ -164,12 +164,23 @@ def rank_block(scores: np.ndarray, own: np.ndarray, gallery: Gallery) -> Ranked:
         inp = np.where(matches > 0, matches / rank[np.arange(len(rank)), matches - 1], np.nan)
     first = rank[:, 0]
     if gallery.count_identities:
-        place = own[value.argmax(1), None]  # (q, 1) of the first match
-        v = value.max(1, keepdims=True)
-        before = (scores > v) | ((scores == v) & (np.arange(scores.shape[1]) < place))
-        before = before if gallery.in_order else before[:, gallery.order]
-        first = 1 + np.logical_or.reduceat(before, gallery.starts, axis=1).sum(1)
+        first = rank_of_identity(scores, value, own, gallery)
     return Ranked(np.where(matches > 0, first, 0), ap, inp)
+
+
+def rank_of_identity(scores: np.ndarray, value: np.ndarray, own: np.ndarray, gallery: Gallery) -> np.ndarray:
+    """1-based rank (q,) of the identity with the scores `value` (q, m) at the places `own`, each by its best image."""
+
+    def over_identities(reduce: np.ufunc, x: np.ndarray) -> np.ndarray:
+        return reduce.reduceat(x if gallery.in_order else x[:, gallery.order], gallery.starts, axis=1)
+
+    v, best = value.max(1, keepdims=True), over_identities(np.maximum, scores)
+    first, tied = 1 + (best > v).sum(1), (best == v).sum(1) > 1
+    if tied.any():  # of equal scores the earlier place comes first
+        x, v, place = scores[tied], v[tied], own[value[tied].argmax(1), None]
+        before = (x > v) | ((x == v) & (np.arange(x.shape[1]) < place))
+        first[tied] = 1 + over_identities(np.logical_or, before).sum(1)
+    return first
 
 
 def rank_by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
