@@ -10,11 +10,13 @@ losses      pure functions with one contract
 pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
 train       fit(): the only place with backward()
+parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 runs        run(experiment), collect(runs): the store of results
 papers      the papers' tables as printed, and the experiments each needs
 plots       tidy data in, figure out
 launch      the command line
+machine     cores and memory: how many runs fit beside each other
 """
 
 __version__ = "0.1.0"
