@@ -141,6 +141,15 @@ def test_identities_that_cannot_be_dealt_are_named(monkeypatch):
         train.pick_device("cuda:1")
 
 
+def test_more_processes_than_gpus_are_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="process 2 of this machine has no GPU, there are 2"), parallel.joined():
+        pass
+
+
 def test_srun_gives_what_torchrun_gives(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node7\\nnode8\\n'\n")
     (tmp_path / "scontrol").chmod(0o755)

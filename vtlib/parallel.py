@@ -59,7 +59,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     """Join the processes that torchrun or srun started for the time of a `with`; alone, do nothing.
 
     Args: device: as Experiment.device: GPUs talk by NCCL, CPUs by gloo.
-    Raises: RuntimeError with one sentence if another process has ended.
+    Raises: ValueError if there are fewer GPUs than processes; RuntimeError with one sentence if another has ended.
     """
     os.environ |= started_by_srun()
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -67,6 +67,8 @@ def joined(device: str = "auto") -> Iterator[None]:
         return
     on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
     if on_gpu:
+        if local_rank() >= (there := torch.cuda.device_count()):
+            raise ValueError(f"process {local_rank()} of this machine has no GPU, there are {there}: start fewer")
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     who, of = rank(), world()

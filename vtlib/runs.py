@@ -149,7 +149,8 @@ def is_current(done: Run) -> bool:
 
 def make(experiment: Experiment, folder: Path) -> None:
     """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
-    start = time.perf_counter()
+    start, p = time.perf_counter(), experiment.identities_per_batch
+    parallel.deal(2 * p, p)  # raises before any work where the identities cannot be dealt
     if parallel.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     table, store = parallel.first_then_others(lambda: load_data(experiment))

@@ -179,7 +179,7 @@ def fit(
     device = pick_device(experiment.device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
-    sampler, batches = make_sampler(experiment, train), Batches(train, pixels, device)
+    sampler, batches, held = make_sampler(experiment, train), *(Batches(part, pixels, device) for part in (train, val))
     net = make_net(experiment, train.pid.nunique()).to(device, memory_format=torch.channels_last)
     losses = make_losses(experiment, net).to(device)
     optimizer = make_optimizer(experiment, net, losses)
@@ -197,7 +197,7 @@ def fit(
             if not first:
                 continue
             if len(val):
-                row |= validate(experiment, net, val, Batches(val, pixels, device))
+                row |= validate(experiment, net, val, held)
             history.append(row)
             checkpoint(folder, parts, history, origin)
             bar.update()
