@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(before)
     print(as_text(rows))
     if arguments.save:
-        slug = re.sub(r"[^a-z0-9]+", "-", (gpu or processor()).lower()).strip("-")
+        named = " ".join([gpu or processor(), *arguments.scripts])  # some scripts alone leave the whole table as it is
+        slug = re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-")
         path = RESULTS / f"{now:%Y-%m-%d}-{slug}.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"# {line}\n" for line in head) + as_csv(rows))

@@ -194,10 +194,12 @@ def rank_by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 def rank_by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
     """The same, faster where a row has many matches: NumPy sorts values alone in a sixth of the time of an argsort."""
-    ordered, value = torch.from_numpy(np.sort(scores, axis=1)), torch.from_numpy(scores[:, own]).contiguous()
-    nearer = scores.shape[1] - torch.searchsorted(ordered, value, right=True).numpy()
-    equal = scores.shape[1] - torch.searchsorted(ordered, value).numpy() - nearer
-    tied = ((equal > 1) & (scores[:, own] > -np.inf)).any(1)
+    ordered, value = np.sort(scores, axis=1), scores[:, own]
+    # a row at a time: torch's searchsorted would start threads of its own in every thread
+    upto = np.stack([row.searchsorted(v, "right") for row, v in zip(ordered, value, strict=True)])  # (q, m)
+    nearer = scores.shape[1] - upto
+    before = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1)
+    tied = ((before == value) & (upto > 1) & (value > -np.inf)).any(1)
     if tied.any():
         nearer[tied] = rank_by_counting(scores[tied], own) - 1
     return nearer + 1
