@@ -147,7 +147,7 @@ def augment(
         raise ValueError(f"augment: form must be 'slice' or 'gather', not {form!r}")
     plan = _plan(draws.to("cpu"), *batch.shape[2:], pad, flip, erase)  # on the CPU: one rounding for all devices
     apply = _slices if form == "slice" else _gather
-    return apply(functional.pad(batch, (pad,) * 4), plan.to(batch.device, non_blocking=True), *batch.shape[2:])
+    return apply(batch, plan.to(batch.device, non_blocking=True), pad)
 
 
 def _plan(draws: Tensor, height: int, width: int, pad: int, flip: float, erase: float) -> Tensor:
@@ -163,17 +163,20 @@ def _plan(draws: Tensor, height: int, width: int, pad: int, flip: float, erase: 
     return torch.stack([top * (2 * pad + 1), left * (2 * pad + 1), mirrored, *place, h, w], 1).long()  # floors
 
 
-def _slices(padded: Tensor, plan: Tensor, height: int, width: int) -> Tensor:
-    factor, shift = statistics(padded.device)
-    out = torch.empty(len(padded), 3, height, width)
-    for image, to, (i, j, mirror, y, x, h, w) in zip(padded, out, plan.tolist(), strict=True):
-        crop = image[:, i : i + height, j : j + width]
+def _slices(batch: Tensor, plan: Tensor, pad: int) -> Tensor:
+    factor, shift = statistics(batch.device)
+    out, (height, width) = torch.empty(batch.shape), batch.shape[2:]
+    for image, to, (i, j, mirror, y, x, h, w) in zip(batch, out, plan.tolist(), strict=True):
+        down, right = (min(max(pad - p, -size), size) for p, size in ((i, height), (j, width)))
+        crop = functional.pad(image, (right, -right, down, -down))  # a negative side is cut off
         to.copy_(crop.flip(-1) if mirror else crop).mul_(factor).add_(shift)  # while it is in the cache
-        to[:, y : y + h, x : x + w] = 0
+        if h:
+            to[:, y : y + h, x : x + w] = 0
     return out
 
 
-def _gather(padded: Tensor, plan: Tensor, height: int, width: int) -> Tensor:
+def _gather(batch: Tensor, plan: Tensor, pad: int) -> Tensor:
+    padded, (height, width) = functional.pad(batch, (pad,) * 4), batch.shape[2:]
     top, left, mirror, down, right, h, w = plan.T[..., None]  # each (B, 1)
     y, x = torch.arange(height, device=padded.device), torch.arange(width, device=padded.device)
     rows = (top + y)[:, None, :, None]  # (B, 1, H, 1)
