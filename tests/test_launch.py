@@ -8,9 +8,11 @@ import sys
 import time
 
 import nbformat
+import numpy as np
 import pytest
+from scipy.io import savemat
 
-from vtlib import launch, runs
+from vtlib import datasets, launch, runs
 
 
 @pytest.fixture
@@ -129,6 +131,25 @@ def test_describe_and_check_of_a_made_set(home, capsys):
     assert "672 images of 22 identities" in capsys.readouterr().out
     assert launch.main(["data", "check", "sysu", str(home / "data" / "synvt_sysu_quick")]) == 1
     assert "22258" in capsys.readouterr().out.replace(",", "")  # it is not the real set, and the table says so
+
+
+def test_a_set_is_made_like_another_one(tmp_path, capsys):
+    cells = np.empty((6, 1), object)
+    for cam in range(6):
+        cells[cam, 0] = np.empty((4, 1), object)
+        for pid in range(4):  # person 4 is in no list
+            cells[cam, 0][pid, 0] = np.tile(np.arange(1, 2 + (cam + pid) % 2, dtype=np.uint16), (10, 1))
+    savemat(tmp_path / "rand_perm_cam.mat", {"rand_perm_cam": cells})
+    for part, ids in {"train": "1", "val": "3", "test": "2"}.items():
+        (tmp_path / f"{part}_id.txt").write_text(ids)
+    root = tmp_path / "made"
+    assert launch.main(["data", "make", "synvt_sysu_quick", str(root), "--like", str(tmp_path)]) == 0
+    assert len(list(root.glob("cam*/*/*.jpg"))) == 6 * 6 and len(list(root.glob("cam*/0004/*.jpg"))) == 9
+    table = datasets.read("sysu", root)
+    assert set(table.pid) == {1, 2, 3} and set(table.pid[table.split == "test"]) == {2}
+    (tmp_path / "val_id.txt").unlink()
+    assert launch.main(["data", "make", "synvt_sysu_quick", str(root), "--like", str(tmp_path)]) == 1
+    assert "val_id.txt is missing" in capsys.readouterr().err
 
 
 def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monkeypatch):
