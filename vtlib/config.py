@@ -40,8 +40,8 @@ class Experiment(BaseModel):
     method: str = "custom"  # a name of methods.METHODS, or your own
     device: str = "auto"  # auto: the first GPU if there is one; or cpu, cuda, cuda:1, ...
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the maps in training: bf16 where the device has it;
-    compile: bool = False  # pooled features, losses and weights are float32. torch.compile: pays in long runs
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the maps in training; auto: bf16 where it is native
+    compile: bool = False  # the stages by torch.compile: slower on the processor it was measured on
     sync_bn: bool = True  # several processes: BN over the global batch, so that their number changes no result
 
     # data

@@ -73,7 +73,7 @@ def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
 
 
 def beside(x: Tensor, features: Tensor) -> Tensor:
-    """x on the device of the features, without waiting for it."""
+    """x on the device of the features, or of images, without waiting for it."""
     return x.to(features.device, non_blocking=True)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from .config import stripes_do_not_fit
-from .losses import at_least_single
+from .losses import at_least_single, beside
 
 
 class Output(NamedTuple):
@@ -230,10 +230,10 @@ class TwoStreamNet(nn.Module):
         """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""
         order, visible = modality.argsort(stable=True), int((modality == 0).sum())
         sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
-        images = images if sorted_already else images[order.to(images.device, non_blocking=True)]
+        images = images if sorted_already else images[beside(order, images)]
         halves = (images[:visible], images[visible:])
         maps = torch.cat([stream(half) for stream, half in zip(self.specific, halves, strict=True) if len(half)])
-        return maps if sorted_already else maps[order.argsort().to(images.device, non_blocking=True)]
+        return maps if sorted_already else maps[beside(order.argsort(), maps)]
 
 
 def specific_stages(net: ResNet, attention: bool, reduction: int) -> nn.Sequential:
