@@ -31,15 +31,11 @@ from torch import Tensor
 from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
+from .files import results_root, write_json
 from .model import TwoStreamNet
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
-
-
-def results_root() -> Path:
-    """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
 
 
 @dataclass(frozen=True)
@@ -345,13 +341,6 @@ def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
             spread = {f"{m}_sd": trials[m].std(ddof=1) if len(trials) > 1 else float("nan") for m in METRICS}
             rows.append({**names, "protocol": name, "trials": len(trials), **trials[METRICS].mean(), **spread})
     return pd.DataFrame(rows)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write atomically: the file is whole or absent."""
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
 
 
 @contextmanager
