@@ -33,6 +33,7 @@ def what(wildcards):
 
 rule all:
     input: [about["output"] for about in jobs.values() if about["target"]]
+    message: "all of it"
 
 
 rule data:
@@ -41,7 +42,8 @@ rule data:
     wildcard_constraints: name=one_of("data")
     params: what=what
     message: "{params.what}"
-    threads: workflow.cores
+    threads: config["cores"]  # it is drawn by as many processes
+    priority: 2
     shell: f"{job} {{wildcards.name}} {said}"
 
 
@@ -49,11 +51,11 @@ for name, about in of("weights").items():
 
     rule:
         name: f"weights_{name}"
-        input: about["needs"]
         output: about["output"]
         log: said=f"jobs/{name}.log"
         message: about["what"]
-        threads: workflow.cores
+        threads: config["cores"]
+        priority: 1
         resources: gpu=config["gpu"], mem_mb=config["mem_mb"]
         shell: f"{job} {name} {said}"
 

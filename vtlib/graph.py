@@ -60,8 +60,9 @@ def digest(files: Iterable[Path], given: object) -> str:
 def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
     """The targets' jobs and those that they need, by name, as `plan` describes them. ValueError: unknown target."""
     from . import papers
-    from .config import parameters, unknown
+    from .config import parameters, resolve_profile, unknown
 
+    resolve_profile(profile)  # an unknown one stops here
     views = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
     for target in targets:
         if target not in papers.ITEMS and target not in views:
@@ -77,6 +78,7 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
         extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
         every[e.run_id] = {
             "rule": "train",
+            "data": e.data,
             "what": f"{e.method} on {e.data}, seed {e.seed}{extra}",
             "output": f"{folder}/metrics.json",
             "needs": needs,
@@ -170,10 +172,10 @@ def recheck(made: dict) -> None:
     """Set finished runs aside whose data was written again since and is not the same: they are made anew."""
     for about in made["jobs"].values():
         done = Path(made["results"], about["output"])
-        stated = [Path(made["data"], Path(need).stem, "synvt.json") for need in about["needs"][:1]]
-        if about["rule"] != "train" or not (done.is_file() and stated[0].is_file()):
+        if about["rule"] != "train" or not done.is_file():
             continue
-        if stated[0].stat().st_mtime > done.stat().st_mtime:
+        stated = Path(made["data"], about["data"], "synvt.json")  # of an embedded set; nothing writes the others
+        if stated.is_file() and stated.stat().st_mtime > done.stat().st_mtime:
             from . import runs
             from .config import experiment
 
@@ -210,12 +212,12 @@ def stamp(results: Path, about: dict) -> dict:
 
 def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, more: list[str]):
     """Call Snakemake for what is left; returns its exit code and what was used of this machine."""
-    from . import machine, runs
+    from . import machine
 
-    results, peak = Path(made["results"]), runs.peak_memory_of_finished(Path(made["results"]))
+    results, peak = Path(made["results"]), machine.peak_memory_of_finished(Path(made["results"]))
     memory = {"mem_mb": int(1000 * 1.2 * peak.get("host", machine.GUESS))}
     if cluster:
-        given = {"threads": 2, "gpu": int(made["profile"] in ("gpu", "paper")), **memory}
+        given = {"threads": 2, "cores": 2, "gpu": int(made["profile"] in ("gpu", "paper")), **memory}
         account = [] if any("slurm_account" in m for m in more) else ["--slurm-no-account"]
         slurm = [*account, "--slurm-status-command", "squeue"] if cluster == "slurm" else []
         options = ["--executor", cluster, "--jobs", str(at_a_time or 100), "--retries", "2", *slurm]
@@ -224,10 +226,11 @@ def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, m
         fit = at_a_time or machine.places(peak)
         if fit == machine.UNKNOWN and not dry:  # on a GPU the first run is made alone: it tells how many fit
             first = [made["jobs"][n]["output"] for n in left if made["jobs"][n]["rule"] == "train"][:1]
-            snakemake(made, first, {"threads": machine.cores(), "gpu": 1, **memory}, ["--cores", str(machine.cores())])
-            fit = machine.places(runs.peak_memory_of_finished(results))
+            alone = {"threads": machine.cores(), "cores": machine.cores(), "gpu": 1, **memory}
+            snakemake(made, first, alone, ["--cores", str(machine.cores())])
+            fit = machine.places(machine.peak_memory_of_finished(results))
         fit = max(1, fit)
-        given = {"threads": max(1, machine.cores() // fit), "gpu": 1, **memory}
+        given = {"threads": max(1, machine.cores() // fit), "cores": machine.cores(), "gpu": 1, **memory}
         options = ["--cores", str(max(fit, machine.cores())), "--resources", f"gpu={fit}", *["--dry-run"] * dry]
         code = snakemake(made, [], given, [*options, *more])
     return code, f"{fit} runs at a time; {used}"

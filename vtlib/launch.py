@@ -32,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
     sub = command(commands, "train", train, "run one experiment, or load it if it is finished")
     sub.add_argument("fields", nargs="*", metavar="key=value", help="fields of vtlib.config.Experiment")
-    sub = command(
-        commands, "all", everything, "data, runs, notebooks, report: what run_all.sh runs"
-    )
+    sub = command(commands, "all", everything, "data, runs, notebooks, report: what run_all.sh runs")
     sub.add_argument("targets", nargs="*", metavar="S1.T3|20_ablation", help="tables, figures, notebooks; default: all")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper; auto: gpu where there is one, or cpu")
     sub.add_argument("--data", type=Path, metavar="ROOT", help="folder of the data sets, as VTLIB_DATA")
@@ -161,11 +159,12 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
 
 def everything(arguments) -> int:
     """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
-    from .config import resolve_profile
-
     if arguments.data:
         os.environ["VTLIB_DATA"] = str(arguments.data.expanduser().absolute())
-    profile = resolve_profile(arguments.profile)
+    if (profile := arguments.profile) == "auto":
+        from .config import resolve_profile  # imports torch, which a finished tree need not wait for
+
+        profile = resolve_profile(profile)
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
 
