@@ -189,18 +189,22 @@ def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
     if up.returncode:
         subprocess.run([*slurm, "stop"])
         pytest.skip(f"no Slurm here: {up.stdout.strip()}")
+    made = json.loads((tiny / "plan.json").read_text())
+    made["jobs"] = {n: about for n, about in made["jobs"].items() if about["what"].split()[0] in ("baseline", "cmdc")}
+    (tiny / "plan.json").write_text(json.dumps(made))
+    process = None
     try:
         monkeypatch.setenv("TINY_SECONDS", "3")
-        often = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "2"]
-        process = start("--cluster", "slurm", "S1.T3", "--", *often)
-        name, pid = wait_for(lambda: [b for b in begun(tiny) if b[0] != "dpan"], process)[0]
+        often = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+        process = start("--cluster", "slurm", "S1.T3", "--", *often, "--set-threads", "train=1")
+        name, pid = wait_for(lambda: begun(tiny), process)[0]
         os.kill(int(pid), signal.SIGKILL)  # the first job dies, and is tried again
-        end(process, code=1)
-        made = {row["what"].split()[0]: row["state"] for row in rows(tiny).values()}
-        tries = [name for name, _ in begun(tiny)]
-        assert made == {"baseline": "ran", "dpan": "failed", "cmdc": "ran", "dpan_cmdc": "ran"}
-        assert tries.count(name) == 2 and tries.count("dpan") == 3
+        said = end(process)
+        assert "Trying to restart job" in said and "2 ran, 0 cached, 0 failed" in said
+        assert sorted(n for n, _ in begun(tiny)) == sorted(["baseline", "cmdc", name])
     finally:
+        if process:
+            process.kill()
         subprocess.run([*slurm, "stop"])
 
 
