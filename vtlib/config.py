@@ -55,7 +55,8 @@ class Experiment(BaseModel):
 
     # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"
-    weights: str = "none"  # none, imagenet, or a file
+    weights: str = "none"  # none, synvt (pretrain.py), imagenet, or a file
+    one_stream: bool = False  # stage 0 and 1 shared too, as in the one-stream network of Wu et al. 2017
     attention: bool
     attention_reduction: int = Field(1, ge=1)  # open: width of B and C is divided by this
     pooling: Literal["gem", "avg"] = "gem"
@@ -71,7 +72,7 @@ class Experiment(BaseModel):
     )
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=0)  # 0: the start as it is, untouched
     steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
     identities_per_batch: int = Field(8, ge=2)  # P
     images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
@@ -174,7 +175,8 @@ PROFILES = {
     "cpu": THIN
     | {"height": 96, "width": 48, "pad": 4, "images_per_identity": 2, "epochs": 8, "steps_per_epoch": 80}
     | {"lr": 0.03, "warmup_epochs": 2, "milestones": (5, 7)},
-    "gpu": SCRATCH | {"epochs": 60},
+    "gpu": {"weights": "synvt", "over_parts": "mean", "epochs": 10, "steps_per_epoch": 100}
+    | {"warmup_epochs": 2, "milestones": (6, 9)},
     # S1 section 4.1.3, unchanged; open: S1 names 296 training identities, results in the field are of all 395
     "paper": {"weights": "imagenet", "train_on": "train+val"},
 }

@@ -49,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
     sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
+    sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
+    sub.add_argument("action", choices=["make", "describe"])
+    sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
+    sub.add_argument("path", nargs="?", type=Path, help="the file, by default where weights=synvt looks for it")
     arguments = parser.parse_args(argv)
     try:
         return arguments.call(arguments) or 0
@@ -318,6 +322,18 @@ def data(arguments) -> int:
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
     print(counts.to_string())
     return 0
+
+
+def weights(arguments) -> None:
+    """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
+    from . import model, pretrain
+
+    if arguments.backbone not in pretrain.STARTS:
+        raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))
+    path = arguments.path or model.weights_file(arguments.backbone, "synvt")
+    if arguments.action == "make" and not path.is_file():
+        pretrain.make(arguments.backbone, path)
+    print(f"{shown(path)}: {pretrain.describe(path)}")
 
 
 def show(table, root: Path, target: Path, people: int = 12) -> None:

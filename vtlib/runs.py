@@ -31,7 +31,7 @@ from torch import Tensor
 from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
-from .model import TwoStreamNet
+from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
@@ -144,7 +144,16 @@ def is_current(done: Run) -> bool:
         datasets.locate(done.experiment.data)
     except FileNotFoundError:
         return True  # results may travel without their data
-    return load_data(done.experiment)[1].digest == done.metrics["data_digest"]
+    if load_data(done.experiment)[1].digest != done.metrics["data_digest"]:
+        return False
+    start = start_digest(done.experiment)
+    return not start or start == done.metrics.get("start_digest", start)
+
+
+def start_digest(experiment: Experiment) -> str:
+    """sha256 of the file that an experiment's weights come from; "" where there is none, or it is not at hand."""
+    file = weights_file(experiment.backbone, experiment.weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
 def make(experiment: Experiment, folder: Path) -> None:
@@ -155,7 +164,7 @@ def make(experiment: Experiment, folder: Path) -> None:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     table, store = parallel.first_then_others(lambda: load_data(experiment))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
-    origin = store.digest + experiment.model_dump_json(exclude=NOT_HASHED)
+    origin = store.digest + start_digest(experiment) + experiment.model_dump_json(exclude=NOT_HASHED)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if parallel.rank():
         return
@@ -176,6 +185,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "run_id": experiment.run_id,
             "protocols": protocols,
             "data_digest": store.digest,
+            "start_digest": start_digest(experiment),
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,

@@ -102,6 +102,7 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     """The network of an experiment; its random start is fixed by the seed."""
     torch.manual_seed(experiment.seed)
     names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
+    names += ("one_stream",)
     parts = [(p.stripes, p.width, p.share) for p in experiment.parts]
     return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names}, parts=parts)
 
