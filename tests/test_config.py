@@ -24,7 +24,7 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"losses.cmcd.weight": 2.0}, "unknown loss 'cmcd': did you mean 'cmdc'?"),
         ({"epochs": "3"}, "epochs: Input should be a valid integer (given: '3')"),
         ({"epochs": True}, "epochs: "),
-        ({"epochs": 0}, "epochs: "),
+        ({"epochs": -1}, "epochs: "),
         ({"dataset": "sysy"}, "dataset: "),
         ({"dataset": "folder"}, "data: Field required"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
