@@ -434,6 +434,19 @@ def separation(
     return means | {"overlap": torch.minimum(*parts).sum().item()}
 
 
+def margins(features: Tensor, pids: np.ndarray, modality: np.ndarray) -> pd.DataFrame:
+    """By how much a person's images of both modalities agree more than with others': pid (index), margin.
+
+    margin: mean cosine similarity of the person's visible-thermal pairs less that of the pairs of its thermal images
+    with other people's visible ones, times 100. Args: as in cross_similarities().
+    """
+    visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
+    similarity = 100 * similarity_matrix(features[thermal], features[visible]).double().numpy()
+    same = pids[thermal][:, None] == pids[visible]
+    margin = (similarity * same).sum(1) / same.sum(1) - (similarity * ~same).sum(1) / (~same).sum(1)
+    return pd.DataFrame({"pid": pids[thermal], "margin": margin}).groupby("pid").mean()
+
+
 def gradient_histogram(pixels: np.ndarray, cell: int = 8, bins: int = 9) -> Tensor:
     """Histograms of oriented gradients (N, D) float32: the untrained baseline that any trained network should beat.
 
