@@ -198,8 +198,10 @@ def retrievals(
 
 
 def save(fig: Figure, path: Path) -> Path:
-    """Write a figure as PNG beside a PDF of the same name; returns the PNG's path."""
+    """Write a figure as <path>.png beside <path>.pdf, both the same bytes each time; returns the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path.with_suffix(".pdf"))
-    fig.savefig(path.with_suffix(".png"), dpi=150)
-    return path.with_suffix(".png")
+    name = path.name.removesuffix(".png")  # may have a dot: S1.T3
+    pdf, png = (path.with_name(f"{name}.{kind}") for kind in ("pdf", "png"))
+    fig.savefig(pdf, metadata={"CreationDate": None})
+    fig.savefig(png, dpi=150)
+    return png

@@ -56,8 +56,8 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row an epoch, as train.fit wrote it."""
-        return pd.read_json(self.folder / "history.jsonl", lines=True)
+        """One row an epoch, as train.fit wrote it; none of a run of no epochs."""
+        return pd.DataFrame(map(json.loads, (self.folder / "history.jsonl").read_text().splitlines()))
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
@@ -72,6 +72,16 @@ class Run:
             )
         return pd.DataFrame(self.metrics["protocols"][protocol])
 
+    def queries(self, protocol: str) -> pd.DataFrame:
+        """What each test query adds to a protocol's metrics: pid, row in the data's table, METRICS as fractions.
+
+        Made from the stored features and kept for this process. Raises: ValueError where the features no longer give
+        the stored metrics, or for a protocol that the run has not; FileNotFoundError where official galleries need
+        their permutations and the data is not there.
+        """
+        self.trials(protocol)
+        return of_queries(self, protocol, (self.folder / "metrics.json").stat().st_mtime_ns)
+
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""
         state = load_file(self.folder / "model.safetensors")
@@ -80,6 +90,57 @@ class Run:
         net = train.make_net(fresh, classes)
         net.load_state_dict(state)
         return net.eval()
+
+
+def load(folder: Path) -> Run:
+    """A finished run by its folder. Raises: FileNotFoundError if it is not finished."""
+    if not (folder / "metrics.json").is_file():
+        raise FileNotFoundError(f"{folder} is no finished run: it has no metrics.json")
+    return Run(Experiment(**json.loads((folder / "experiment.json").read_text())), folder)
+
+
+_queries: dict[tuple, pd.DataFrame] = {}  # of this process: two tables often share a run
+
+
+def of_queries(run: Run, protocol: str, version: int) -> pd.DataFrame:
+    """Run.queries(), once for each version of the run."""
+    if (key := (run.folder, protocol, version)) in _queries:
+        return _queries[key]
+    f, trials = load_file(run.folder / "features.safetensors"), run.trials(protocol)
+    query, found = search(run, protocol, f)
+    table = evaluate.of_queries(found)
+    if (table.mean() - trials[METRICS].mean()).abs().max() > 1e-3:  # another machine's rounding may swap two ranks
+        raise ValueError(f"{run.folder}: features.safetensors does not give the {protocol} of metrics.json")
+    table.insert(0, "pid", f["pid"][query].numpy())
+    table.insert(1, "row", f["row"][query].numpy())
+    return _queries.setdefault(key, table)
+
+
+def search(run: Run, protocol: str, test: dict[str, Tensor]) -> tuple[Tensor, list[evaluate.Ranked]]:
+    """Which rows of a test set (as Run.features has it) are a protocol's queries, and what they find in each trial."""
+    layout, *setting = protocol.split()
+    if layout == "sysu":
+        (mode, shots, gallery), trials = setting, len(run.trials(protocol))
+        path = data_folder(run.experiment.data) / PERMUTATIONS
+        permutations = datasets.sysu_permutations(path) if gallery == "official" else None
+        system = evaluate.SysuSearch(*(test[c] for c in ("features", "pid", "cam", "number")))
+        found = system.ranked(mode, int(shots.removesuffix("-shot")), gallery, permutations, trials)
+        return torch.from_numpy(system.query), [ranked for ranked, _ in found]
+    if layout == "regdb":
+        sides = [(test["modality"] == m).nonzero()[:, 0] for m in (0, 1)]
+        similarity = evaluate.similarity_matrix(*(test["features"][side] for side in sides))
+        (query, other), similarity = (sides, similarity) if setting == ["v2t"] else (sides[::-1], similarity.T)
+        return query, [evaluate.rank_queries(similarity, test["pid"][query], test["pid"][other])]
+    raise ValueError(f"run {run.experiment.run_id}: single queries are known of sysu and regdb, not of {layout}")
+
+
+def chance(run: Run, protocol: str, draws: int = 5) -> pd.Series:
+    """METRICS of features that are random numbers, under a run's protocol and on its test set: mean of some draws."""
+    test, tables = load_file(run.folder / "features.safetensors"), []
+    for seed in range(draws):
+        test["features"] = torch.randn(len(test["pid"]), 256, generator=torch.Generator().manual_seed(seed))
+        tables.append(evaluate.of_queries(search(run, protocol, test)[1])[METRICS].mean())
+    return pd.DataFrame(tables).mean()
 
 
 def data_folder(name: str) -> Path:
