@@ -203,6 +203,28 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
     return build(fields, recipe | overrides)
 
 
+def parameters(wanted: Experiment) -> dict[str, Any]:
+    """What makes this very experiment: profile, method, dataset, seed, and `overrides`, the fields that differ.
+
+    `experiment(profile, method, dataset=..., seed=..., **overrides)` gives it back; nested names with dots.
+    """
+    given = {name: getattr(wanted, name) for name in ("profile", "method", "dataset", "seed")}
+    plain = experiment(**given).model_dump(mode="json")
+    return given | {"overrides": difference(wanted.model_dump(mode="json"), plain)}
+
+
+def difference(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values that differ from `plain`, by dotted name; a group that lacks one of plain's names is given whole."""
+    different = {}
+    for name, value in values.items():
+        old = plain.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and old.keys() <= value.keys():
+            different |= difference(value, old, f"{prefix}{name}.")
+        elif value != old:
+            different[prefix + name] = value
+    return different
+
+
 def resolve_profile(name: str) -> str:
     """`auto` is gpu where there is a GPU, else cpu; every other name stays. Raises: ValueError on an unknown name."""
     if name not in {"auto", *PROFILES}:

@@ -8,7 +8,6 @@ A table has one row an image, sorted by path, with columns
 Every fact comes from the names of folders or from the set's own lists, never from a position in a path.
 """
 
-import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.io import loadmat
 from tqdm.contrib.concurrent import thread_map
 
 from .config import unknown
+from .files import data_root
 
 COLUMNS = ["path", "pid", "cam", "modality", "split", "number", "frame"]
 SPLITS = ("train", "val", "test")
@@ -42,11 +42,6 @@ PUBLISHED = {
         "test": "206 identities, 2060 visible, 2060 thermal",
     },
 }
-
-
-def data_root() -> Path:
-    """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
-    return Path(os.environ.get("VTLIB_DATA") or Path(__file__).parents[1] / "data").expanduser().absolute()
 
 
 def locate(name: str | Path) -> Path:

@@ -8,8 +8,9 @@ a query allow to count, and many to find in the sorted scores.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -385,8 +386,18 @@ def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queri
     return chosen, found, right
 
 
-@torch.compiler.set_stance("force_eager")  # compiled networks are so for a training batch
-@torch.inference_mode()
+def forward_only(call: Callable) -> Callable:
+    """A function that runs without gradients and eagerly: compiled networks are so for a training batch."""
+
+    @wraps(call)
+    def eager(*given, **named):
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):  # imports torch._dynamo, so not earlier
+            return call(*given, **named)
+
+    return eager
+
+
+@forward_only
 def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> Tensor:
     """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
 

@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from .config import stripes_do_not_fit
 from .datasets import data_root
@@ -105,8 +103,10 @@ class PartHead(nn.Module):
         return whole, local, self.classifier(local)
 
 
-def thin_resnet() -> ResNet:
+def thin_resnet() -> nn.Module:
     """ResNet with one basic block a stage and 24, 48, 96, 192 channels (0.7 M parameters): a backbone for CPUs."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     net = ResNet(BasicBlock, [1, 1, 1, 1])
     net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), 24
     for stage, (width, stride) in enumerate([(24, 1), (48, 2), (96, 2), (192, 2)], start=1):
@@ -120,7 +120,6 @@ def thin_resnet() -> ResNet:
 
 # ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
 FAMILY = ("resnet", "resnext", "wide_resnet")
-BACKBONES = ("thin", *(n for n in torchvision.models.list_models(torchvision.models) if n.startswith(FAMILY)))
 
 
 def weights_file(name: str, weights: str) -> Path | None:
@@ -136,18 +135,21 @@ def weights_file(name: str, weights: str) -> Path | None:
     return shipped if shipped.is_file() else data_root() / "weights" / shipped.name
 
 
-def load_backbone(name: str, weights: str) -> ResNet:
+def load_backbone(name: str, weights: str) -> nn.Module:
     """A torchvision ResNet by name, or "thin", started from `weights`: none, synvt, imagenet, or a state dict's file.
 
     Raises: ValueError if the weights do not exist for, or do not fit, this backbone; RuntimeError if their download
     fails; FileNotFoundError naming a missing file.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(BACKBONES)}")
+    from torchvision import models  # here, as its import takes seconds that a reader of finished runs need not wait
+
+    known = ("thin", *(n for n in models.list_models(models) if n.startswith(FAMILY)))
+    if name not in known:
+        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(known)}")
     if weights == "imagenet" and name != "thin":
-        enum = torchvision.models.get_model_weights(name)
+        enum = models.get_model_weights(name)
         try:
-            return torchvision.models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
+            return models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
         except OSError as error:
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.IMAGENET1K_V1.url} "
@@ -155,7 +157,7 @@ def load_backbone(name: str, weights: str) -> ResNet:
             ) from error
     if weights == "imagenet":
         raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
-    net = thin_resnet() if name == "thin" else torchvision.models.get_model(name, weights=None)
+    net = thin_resnet() if name == "thin" else models.get_model(name, weights=None)
     if file := weights_file(name, weights):
         if weights == "synvt" and not file.is_file():
             raise FileNotFoundError(f"{file} is not made yet: python -m vtlib.launch weights make {name}")
@@ -258,10 +260,10 @@ class TwoStreamNet(nn.Module):
         return maps if sorted_already else maps[beside(order.argsort(), maps)]
 
 
-def specific_stages(net: ResNet, attention: bool, reduction: int) -> nn.Sequential:
+def specific_stages(net: nn.Module, attention: bool, reduction: int) -> nn.Sequential:
     """Stage 0 and stage 1 of a ResNet, followed by position attention where asked for."""
     last = net.layer1[-1]
-    channels = (last.conv3 if isinstance(last, Bottleneck) else last.conv2).out_channels
+    channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
     tail = [PositionAttention(channels, reduction)] if attention else []
     return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, *tail)
 

@@ -18,28 +18,24 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
+from .files import results_root, write_json
 from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
-
-
-def results_root() -> Path:
-    """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
 
 
 @dataclass(frozen=True)
@@ -353,7 +349,7 @@ def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
 def environment(experiment: Experiment) -> dict:
     """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
     device = train.pick_device(experiment.device)
-    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
         "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
@@ -373,12 +369,6 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         held["device"] = torch.cuda.max_memory_reserved()
     return {where: round(n / 1e9, 3) for where, n in held.items()}
-
-
-def peak_memory_of_finished(root: Path) -> dict[str, float]:
-    """The most that any finished run under `root`/runs took, as peak_memory() said it; {} before the first."""
-    said = [json.loads(p.read_text()).get("peak_memory", {}) for p in root.glob("runs/*/metrics.json")]
-    return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
 
 
 def processor() -> str:
@@ -416,13 +406,6 @@ def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
             spread = {f"{m}_sd": trials[m].std(ddof=1) if len(trials) > 1 else float("nan") for m in METRICS}
             rows.append({**names, "protocol": name, "trials": len(trials), **trials[METRICS].mean(), **spread})
     return pd.DataFrame(rows)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write atomically: the file is whole or absent."""
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
 
 
 @contextmanager

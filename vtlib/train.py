@@ -281,8 +281,7 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
         )
 
 
-@torch.compiler.set_stance("force_eager")
-@torch.inference_mode()
+@evaluate.forward_only
 def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
     """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
 
