@@ -44,6 +44,17 @@ def main(argv: list[str] | None = None) -> int:
         each.add_argument(
             "--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold"
         )
+    sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
+    sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub = command(commands, "results", results, "one file of results to send, and such files beside the printed tables")
+    actions = sub.add_subparsers(dest="action", required=True)
+    sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
+    sub.add_argument("path", type=Path, help="the file to write, like ours.zip")
+    sub.add_argument("--profile", default="paper", choices=["auto", *PROFILES])
+    sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
+    sub.add_argument("files", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
     sub = command(commands, "data", data, "make, check, describe or show a data set")
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
@@ -286,6 +297,23 @@ def train_process(wanted: Experiment, logs: Path, threads: str) -> int:
     with (logs / f"{wanted.run_id}.log").open("w") as log:
         call = [sys.executable, "-m", "vtlib.launch", "train", *fields]
         return subprocess.run(call, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+
+
+def plan(arguments) -> None:
+    """Check the data, count runs, probe the time, hold the disk against it."""
+    from . import plan
+
+    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+
+
+def results(arguments) -> None:
+    """Write finished runs as one file, or show such files beside the printed tables."""
+    from . import exchange
+
+    if arguments.action == "export":
+        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    else:
+        print(exchange.compare(arguments.files, arguments.out))
 
 
 def data(arguments) -> int:
