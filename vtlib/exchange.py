@@ -89,7 +89,7 @@ def stripped(folder: Path) -> tuple[dict, dict, list[dict]]:
 
 def texts(fields: dict, metrics: dict, history: list[dict]) -> dict[str, str]:
     """The three files of a run, by name."""
-    lines = [json.dumps(row, sort_keys=True) + "\n" for row in history]
+    lines = [json.dumps(row) + "\n" for row in history]
     return dict(zip(OF_RUN, (dumped(fields), dumped(metrics), "".join(lines)), strict=True))
 
 
@@ -336,6 +336,7 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
             if 0 < len(done[row]) < len(group):
                 notes.append(f"{label}: {item}, {row}: {len(done[row])} of {len(group)} runs, the mean is of those")
         rows = papers.measured(done, settings).drop(columns="run_ids")
+        rows = rows.astype({"measured": float, "sd": float, "runs": float})  # without rows they have no type
         measured |= len(rows) > 0
         rows = rows.rename(columns={"measured": label, "sd": f"{label} sd", "runs": f"{label} runs"})
         table = table.merge(rows, on=["row", "setting", "metric"], how="outer", sort=False)
@@ -355,4 +356,4 @@ def shown(table: pd.DataFrame, labels: list[str]) -> str:
     wide = table.pivot(index="row", columns=["setting", "metric"], values=names)
     order = pd.MultiIndex.from_product([names, dict.fromkeys(table.setting), metrics])
     wide = wide.reindex(columns=order).dropna(axis=1, how="all").loc[list(dict.fromkeys(table.row))]
-    return wide.rename_axis(index=None).to_string(float_format="%.2f", na_rep="-")
+    return wide.rename_axis(index=None).to_string(float_format="{:.2f}".format, na_rep="-")

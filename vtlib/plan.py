@@ -258,7 +258,7 @@ def probe(e: Experiment, budget: float) -> tuple[float, float]:
     parts["net"].train()
     training = timed(one_step, lambda out: out.tolist(), budget * 2 / 3)
     test = table[table.split == "test"].sample(images_of(e), replace=True, random_state=0)
-    evaluation = timed(lambda: runs.extract(parts["net"], test, store), lambda out: None, budget / 3)
+    evaluation = timed(lambda: runs.extract(parts["net"], test, store), lambda out: None, budget / 3, most=3)
     return training, evaluation / len(test)
 
 
@@ -293,11 +293,11 @@ def hours(todo: list[Experiment], work: dict[str, Work], speed: Speed, jobs: int
     else:  # the cores that the probe left idle work too
         training, evaluation = (seconds * threads / cores for seconds in (training, evaluation))
         text = f"about {hms(training + evaluation)} of all {cores} cores ({device}), {beside}"
-    steps, rest = sum(work[e.run_id].steps for e in todo), len(speed.steps) - speed.measured
-    scaled = f" and {rest} scaled by images a step" if rest else ""
+    steps, kinds = sum(work[e.run_id].steps for e in todo), len(speed.steps)
+    scaled = ", the rest scaled by images a step" if speed.measured < kinds else ""
     return (
-        f"{text}: training {hms(training)} ({steps:,} steps, {speed.measured} kinds of them measured{scaled}), reading "
-        f"test images {hms(evaluation)}"
+        f"{text}: training {hms(training)} ({steps:,} steps, {speed.measured} of {kinds} kinds measured{scaled}), "
+        f"reading test images {hms(evaluation)}"
     )
 
 
