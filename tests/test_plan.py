@@ -199,4 +199,4 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
     assert probed == [("cmdc", 20.0), ("dpan", 5.0)] and speed.measured == 2
     small, large, other = (plan.fields_of(e, plan.SHAPE) for e in todo)
     assert speed.steps == {small: 2.0, other: 4.0, large: 32 * 2 * (2.0 + 4.0) / (2 * 16 * 2)} and speed.image == 0.1
-    assert set(json.loads((tmp_path / "plan.json").read_text())["probe"]["steps"]) == {small, other}
+    assert set(json.loads((tmp_path / "probe.json").read_text())["probe"]["steps"]) == {small, other}

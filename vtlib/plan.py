@@ -1,6 +1,6 @@
 """What a profile will take, before it takes it: data checked, runs counted, their time probed, room on the disk.
 
-`state(profile)` says all of it and asks nothing. What it found is kept in results/<profile>/plan.json, by the listing
+`state(profile)` says all of it and asks nothing. What it found is kept in results/<profile>/probe.json, by the listing
 of a set and by the device: a second call opens no image again and probes only shapes that are new.
 """
 
@@ -22,10 +22,10 @@ from . import images as im
 from .config import Experiment
 
 PROBE = 60.0  # seconds that the probes of a plan take together; the commonest shape is measured in any case
-# The fields that decide how long a step takes. The losses are not among them: they take under a tenth of ResNet-50's.
+# The fields that decide how long a step takes. The losses are not among them: they take milliseconds where a step of
+# ResNet-50 takes seconds (README, Speed, on a CPU).
 SHAPE = ("height", "width", "backbone", "attention", "attention_reduction", "pooling", "last_stride", "parts")
 SHAPE += ("precision", "compile", "identities_per_batch", "images_per_identity")
-
 DECIDES = (*SHAPE, "dataset", "data", "train_on", "validation_identities", "epochs", "steps_per_epoch")  # of a Work
 
 
@@ -118,9 +118,9 @@ def listing(place: Path) -> str:
 
 
 def recall(root: Path) -> dict:
-    """What plan.json of a profile remembers; {} where there is none, or none that can be read."""
+    """What probe.json of a profile remembers; {} where there is none, or none that can be read."""
     try:
-        found = json.loads((root / "plan.json").read_text())
+        found = json.loads((root / "probe.json").read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -128,7 +128,7 @@ def recall(root: Path) -> dict:
 
 def keep(root: Path, remembered: dict) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    runs.write_json(root / "plan.json", remembered)
+    runs.write_json(root / "probe.json", remembered)
 
 
 def weight_faults(todo: list[Experiment]) -> list[str]:
