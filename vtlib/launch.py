@@ -44,6 +44,11 @@ def main(argv: list[str] | None = None) -> int:
         each.add_argument(
             "--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold"
         )
+    sub = command(commands, "data", data, "make, check, describe or show a data set")
+    sub.add_argument("action", choices=["make", "check", "describe", "show"])
+    sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
+    sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
+    sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
     sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
     sub.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
     sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
@@ -55,11 +60,6 @@ def main(argv: list[str] | None = None) -> int:
     sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
     sub.add_argument("files", nargs="+", type=Path)
     sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
-    sub = command(commands, "data", data, "make, check, describe or show a data set")
-    sub.add_argument("action", choices=["make", "check", "describe", "show"])
-    sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
-    sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
-    sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
     arguments = parser.parse_args(argv)
     try:
         return arguments.call(arguments) or 0
@@ -299,23 +299,6 @@ def train_process(wanted: Experiment, logs: Path, threads: str) -> int:
         return subprocess.run(call, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
 
 
-def plan(arguments) -> None:
-    """Check the data, count runs, probe the time, hold the disk against it."""
-    from . import plan
-
-    plan.state(resolve_profile(arguments.profile), arguments.jobs)
-
-
-def results(arguments) -> None:
-    """Write finished runs as one file, or show such files beside the printed tables."""
-    from . import exchange
-
-    if arguments.action == "export":
-        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
-    else:
-        print(exchange.compare(arguments.files, arguments.out))
-
-
 def data(arguments) -> int:
     """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
     from . import datasets, synthetic
@@ -366,6 +349,23 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
     print(f"{target}: {image.width} x {image.height}")
+
+
+def plan(arguments) -> None:
+    """Check the data, count runs, probe the time, hold the disk against it."""
+    from . import plan
+
+    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+
+
+def results(arguments) -> None:
+    """Write finished runs as one file, or show such files beside the printed tables."""
+    from . import exchange
+
+    if arguments.action == "export":
+        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    else:
+        print(exchange.compare(arguments.files, arguments.out))
 
 
 if __name__ == "__main__":
