@@ -15,6 +15,8 @@ parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 runs        run(experiment), collect(runs): the store of results
 papers      the papers' tables as printed, and the experiments each needs
+plan        what a profile will take: data checked, runs, hours, disk
+exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out
 launch      the command line
 machine     cores and memory: how many runs fit beside each other

@@ -53,6 +53,11 @@ def locate(name: str | Path) -> Path:
     raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
 
 
+def is_drawn(root: Path) -> bool:
+    """Whether SynVT drew a set, whatever the name of its folder says."""
+    return (root / "synvt.json").is_file()
+
+
 def read(layout: str, root: str | Path, *, split: int = 1) -> pd.DataFrame:
     """The table of a data folder, columns and order as above.
 

@@ -52,6 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("action", choices=["make", "describe"])
     sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
     sub.add_argument("path", nargs="?", type=Path, help="the file, by default where weights=synvt looks for it")
+    sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub = command(commands, "results", results, "one file of results to send, and such files beside the printed tables")
+    actions = sub.add_subparsers(dest="action", required=True)
+    sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
+    sub.add_argument("path", type=Path, help="the file to write, like ours.zip")
+    sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
+    sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
+    sub.add_argument("files", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
     argv = sys.argv[1:] if argv is None else argv
     own = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:own])
@@ -274,6 +285,25 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
     print(f"{target}: {image.width} x {image.height}")
+
+
+def plan(arguments) -> None:
+    """Check the data, count runs, probe the time, hold the disk against it."""
+    from . import plan
+    from .config import resolve_profile
+
+    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+
+
+def results(arguments) -> None:
+    """Write finished runs as one file, or show such files beside the printed tables."""
+    from . import exchange
+    from .config import resolve_profile
+
+    if arguments.action == "export":
+        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    else:
+        print(exchange.compare(arguments.files, arguments.out))
 
 
 if __name__ == "__main__":

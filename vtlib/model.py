@@ -153,7 +153,8 @@ def load_backbone(name: str, weights: str) -> nn.Module:
         except OSError as error:
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.IMAGENET1K_V1.url} "
-                "elsewhere and give its path as weights=PATH, or train from scratch with weights=none"
+                f"elsewhere and put the file into {torch.hub.get_dir()}/checkpoints, or give its path as weights=PATH, "
+                "or train from scratch with weights=none"
             ) from error
     if weights == "imagenet":
         raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")

@@ -159,11 +159,16 @@ def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     if (permutations := root / PERMUTATIONS).is_file():
         facts.update(permutations.read_bytes())
     store = im.Store(store.pixels, facts.hexdigest())
+    return deal(experiment, table), store
+
+
+def deal(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """A set's table with the training and validation identities that an experiment wants."""
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
     if experiment.validation_identities:
         table = datasets.hold_out(table, experiment.validation_identities)
-    return table, store
+    return table
 
 
 def run(experiment: Experiment) -> Run:
