@@ -12,6 +12,7 @@ methods     the named systems of the papers, as data
 train       fit(): the only place with backward()
 parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
+cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
 papers      the papers' tables as printed, and the experiments each needs
 plots       tidy data in, figure out

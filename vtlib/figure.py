@@ -242,6 +242,11 @@ def _seen(person: Person, height: int, width: int) -> SimpleNamespace:
     return SimpleNamespace(**person._asdict(), part=part, nx=nx, ny=ny, nz=nz, up=up, foot=foot)
 
 
+def part_map(person: Person, height: int, width: int) -> np.ndarray:
+    """(height, width) int8: which of PARTS each pixel of an image shows, -1 outside, as if nothing were in the way."""
+    return _seen(person, height, width).part[::2, ::2]
+
+
 def _noise(g, height: int, width: int, cell: float) -> np.ndarray:
     """(H, W) float32 smooth noise with grains of about `cell` pixels, standard deviation near 0.7."""
     small = g.standard_normal((int(height / cell) + 2, int(width / cell) + 2), dtype=f32)

@@ -83,12 +83,12 @@ class Run:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a data set; an embedded one is made, or finished, where it is missing.
+    """The folder of a data set; an embedded one, also of changed values, is made or finished where it is missing.
 
-    Raises: FileNotFoundError for any other set that is not there.
+    Raises: FileNotFoundError for any other set that is not there; what synthetic.preset() raises.
     """
-    if name in synthetic.PRESETS:
-        return synthetic.make(synthetic.PRESETS[name], datasets.data_root() / name)
+    if name.split(",")[0] in synthetic.PRESETS:
+        return synthetic.make(synthetic.preset(name), datasets.data_root() / name)
     return datasets.locate(name)
 
 
