@@ -91,9 +91,10 @@ def read(cue: str, experiment: Experiment, spec, test: pd.DataFrame, pixels: np.
     if cue == "chance":
         return torch.randn(len(test), 64, generator=torch.Generator().manual_seed(0))
     if cue in ("histograms", "colour"):  # a few at a time: both take many numbers a pixel
-        parts = [slice(start, start + 256) for start in range(0, len(maps), 256)]
-        each = (evaluate.gradient_histogram(pixels[p]) if cue == "histograms" else colour(pixels[p], maps[p]) for p in parts)
-        return torch.cat(list(each))
+        some = [slice(start, start + 256) for start in range(0, len(maps), 256)]
+        if cue == "colour":
+            return torch.cat([colour(pixels[s], maps[s]) for s in some])
+        return torch.cat([evaluate.gradient_histogram(pixels[s]) for s in some])
     if cue.startswith("outline, one"):
         held = {k: v for name, fields in FIXED.items() if name in cue for k, v in fields.items()}
         maps = part_maps(spec, test, *maps.shape[1:], **held)

@@ -448,13 +448,13 @@ def preset(name: str) -> Spec:
         if field not in Spec.__dataclass_fields__ or field in values:
             known = Spec.__dataclass_fields__.keys() - values
             raise ValueError(f"{name}: {unknown('field of a SynVT set', field, known)}")
-        values[field] = _value(text)
+        values[field] = _value(field, text)
     return replace(PRESETS[base], **values)
 
 
-def _value(text: str):
-    """A number, numbers joined by +, or the text itself, of which Spec then says what is wrong."""
-    for kind in (int, float, lambda t: tuple(int(n) for n in t.split("+"))):
+def _value(field: str, text: str):
+    """The number or the numbers of a field, or else the text itself, of which Spec then says what is wrong."""
+    for kind in (lambda t: tuple(map(int, t.split("+"))),) if field == "identities" else (int, float):
         try:
             return kind(text)
         except ValueError:
