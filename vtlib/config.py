@@ -71,7 +71,7 @@ class Experiment(BaseModel):
     )
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=0)  # 0: the network as it starts, untouched
     steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
     identities_per_batch: int = Field(8, ge=2)  # P
     images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
