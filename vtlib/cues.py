@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import evaluate, figure, runs, synthetic
+from . import datasets, evaluate, figure, runs, synthetic
 from .config import Experiment, unknown
+from .papers import MAIN_PROTOCOL
 
 NAMED = ["hair", "hat", "coat", "legs", "bag", "shoes", "side"]  # columns of factors.csv that are a person's own
 MEASURED = ["sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride"]
@@ -57,14 +58,18 @@ def table(experiment: Experiment, cues: tuple[str, ...] = CUES) -> pd.DataFrame:
 def search(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> pd.DataFrame:
     """Features (n, D) of the test rows under each search, a row each: search, rank1, mAP, queries, gallery.
 
-    The experiment's first protocol (both directions of RegDB), and, where a modality has several cameras, searches
+    Single-shot all-search (of RegDB both directions), and, where a modality has several cameras, searches
     within it: every image searches one image of each person in each other camera. Means over trials, fractions.
     """
-    rows = []
-    protocols = runs.protocol_tables(experiment, features, test)
-    for name in list(protocols)[: 1 if experiment.dataset == "sysu" else 2]:
-        rows.append({"search": name, **protocols[name][["rank1", "mAP", "queries", "gallery"]].mean()})
     pid, cam, number, modality = (test[c].to_numpy() for c in ("pid", "cam", "number", "modality"))
+    if experiment.dataset == "sysu":
+        drawn = datasets.sysu_permutations(runs.data_folder(experiment.data) / runs.PERMUTATIONS)
+        whole = evaluate.SysuSearch(features, pid, cam, number)
+        protocols = {MAIN_PROTOCOL: whole.table("all", 1, "official", drawn, experiment.trials)}
+    else:
+        protocols = runs.protocol_tables(experiment, features, test)
+    columns = ["rank1", "mAP", "queries", "gallery"]
+    rows = [{"search": name, **trials[columns].mean()} for name, trials in protocols.items()]
     for m, name in enumerate(("visible", "thermal")):
         query, gallery = np.flatnonzero(modality == m), np.flatnonzero((modality == m) & (number == 1))
         if len(np.unique(cam[query])) > 1:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +255,38 @@ def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False) ->
         columns = {"pid": query, "rank1": found.first == 1, "mAP": found.ap, "chance_rank1": rank1, "chance_mAP": ap}
         frames.append(pd.DataFrame(columns)[found.first > 0].assign(direction=direction))
     return pd.concat(frames, ignore_index=True).astype({"rank1": float})
+
+
+def transfer_table(done: dict[str, list[Run]], root: str | Path) -> pd.DataFrame:
+    """Networks on the test rows of a plain folder beside histograms of gradients and chance, with intervals, fractions.
+
+    A query's value is its mean over the runs of a row. Intervals (evaluate.bootstrap_mean, 95 %) are over queries, and
+    over people where a name ends in _people. Those of `gain` are of the difference to histograms, query by query.
+
+    Returns: a row for each direction, row and metric (rank1, mAP): value, low, high, low_people, high_people, gain
+        with the same four, queries, people.
+    """
+    first = next(iter(done.values()))[0]
+    tables = {"gradient histograms": [transfer_queries(first, root, histograms=True)]}
+    tables |= {row: [transfer_queries(run, root) for run in group] for row, group in done.items()}
+    base, rows = tables["gradient histograms"][0], []
+    of_row = {row: sum(t[["rank1", "mAP"]] for t in group) / len(group) for row, group in tables.items()}
+    of_row["chance"] = base[["chance_rank1", "chance_mAP"]].set_axis(["rank1", "mAP"], axis=1)
+    for (direction, queries), (row, found) in product(base.groupby("direction", sort=False), of_row.items()):
+        for metric in found:
+            value = found[metric][queries.index]
+            facts = {"direction": direction, "row": row, "metric": metric} | intervals("value", value, queries.pid)
+            facts |= intervals("gain", value - queries[metric], queries.pid)
+            rows.append(facts | {"queries": len(queries), "people": queries.pid.nunique()})
+    return pd.DataFrame(rows)
+
+
+def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, float]:
+    """The mean, and its intervals over queries and over people."""
+    low, high = evaluate.bootstrap_mean(values)
+    whole = evaluate.bootstrap_mean(values, people)
+    ends = {"low": low, "high": high, "low_people": whole[0], "high_people": whole[1]}
+    return {name: values.mean()} | {(end if name == "value" else f"{name}_{end}"): v for end, v in ends.items()}
 
 
 def transferred(run: Run, root: str | Path, histograms: bool) -> tuple[Experiment, Tensor, pd.DataFrame]:

@@ -453,7 +453,9 @@ def preset(name: str) -> Spec:
 
 
 def _value(field: str, text: str):
-    """The number or the numbers of a field, or else the text itself, of which Spec then says what is wrong."""
+    """What a field's text stands for, or else the text itself, of which Spec then says what is wrong."""
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (lambda t: tuple(map(int, t.split("+"))),) if field == "identities" else (int, float):
         try:
             return kind(text)
