@@ -11,6 +11,7 @@ An oracle (all but the last two) knows what no network is told: which pixels are
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +81,22 @@ def search(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> pd.D
             row = {"rank1": found.cmc[0], "mAP": found.mAP, "queries": found.valid, "gallery": seen}
             rows.append({"search": f"{name} to {name}, other camera", **row})
     return pd.DataFrame(rows).astype({"queries": int, "gallery": int})
+
+
+def levers(experiment: Experiment, changes: Iterable[str], seeds: Iterable[int] = (0,)) -> pd.DataFrame:
+    """What changed values of the set do to an experiment, which is run at each seed, and to three cues, a row each.
+
+    Args: changes: as in synthetic.preset(), such as "yaw=1.0" or "nuisance=0.0,yaw=0.0"; "" is the set as it is.
+    Returns: fractions of MAIN_PROTOCOL by change: rank1, sd and mAP over seeds; rank-1 of parts, outline, histograms.
+    """
+    rows, seeds = {}, list(seeds)
+    for change in changes:
+        here = experiment.but(data=",".join(filter(None, [experiment.data, change])))
+        found = runs.collect([runs.run(here.but(seed=seed)) for seed in seeds], MAIN_PROTOCOL)
+        of_cues = table(here, ("parts", "outline", "histograms"))
+        of_cues = of_cues[of_cues.search == MAIN_PROTOCOL].set_index("cue").rank1
+        rows[change] = {"rank1": found.rank1.mean(), "sd": found.rank1.std(), "mAP": found["mAP"].mean(), **of_cues}
+    return pd.DataFrame(rows).T.rename_axis("change")
 
 
 def spec_of(root: Path) -> synthetic.Spec:
