@@ -205,6 +205,16 @@ def _described(rows: pd.DataFrame, listed: pd.DataFrame, file: Path) -> pd.DataF
 READERS = {"sysu": _sysu, "regdb": _regdb, "folder": _folder}
 
 
+def folders(root: str | Path) -> list[Path]:
+    """The data sets of layout "folder" in a folder, by name; the folder itself where it is one. ValueError for none."""
+    root = Path(root).expanduser()
+    inside = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    sets = [p for p in [root, *inside] if all((p / modality).is_dir() for modality in REGDB)]
+    if not sets:
+        raise ValueError(f"{root} holds no data set: one has folders {' and '.join(REGDB)}, see data/README.md")
+    return sets
+
+
 def hold_out(table: pd.DataFrame, identities: int, seed: int = 0) -> pd.DataFrame:
     """A copy of a table without val, where that many training identities, drawn by the seed, are in split "val".
 

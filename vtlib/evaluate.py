@@ -386,6 +386,43 @@ def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queri
     return chosen, found, right
 
 
+def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Expected rank-1 and average precision of a random order, as fractions, of queries with `matches` in `gallery`.
+
+    m / g, and the mean over ranks k of the expected precision there: with H = 1 + 1/2 + ... + 1/g it is
+    H / g + (m - 1) (g - H) / (g (g - 1)). Args: matches m, gallery g: whole numbers (Q,), m >= 1.
+    """
+    m, g = np.broadcast_arrays(np.asarray(matches, float), np.asarray(gallery, float))
+    harmonic = np.concatenate([[0], (1 / np.arange(1, g.max(initial=1) + 1)).cumsum()])[g.astype(int)]
+    return m / g, harmonic / g + (m - 1) * (g - harmonic) / np.maximum(g * (g - 1), 1)
+
+
+def bootstrap_mean(
+    values, groups=None, *, draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of a mean: the spread that other queries of this kind would give.
+
+    Source: Efron and Tibshirani 1993, chapter 13. Queries of one person are alike, so an interval over queries is
+    rather too narrow; with `groups` whole groups are drawn, which with few of them is as wide as the truth.
+
+    Args: values (n,) finite; groups (n,): what is drawn at once, such as the person; none: each value by itself.
+    Raises: ValueError if there is no value or one is not finite.
+    """
+    values = np.asarray(values, float)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs finite values, at least one: {len(values)} given, some maybe NaN")
+    of = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    total, size = np.bincount(of, values), np.bincount(of)
+    g, means, n = np.random.default_rng(seed), [], len(size)
+    while draws > 0:  # CHUNK numbers at once
+        part = min(draws, max(1, CHUNK // n))
+        times = g.multinomial(n, np.full(n, 1 / n), size=part)  # (part, n): how often each group is drawn
+        means.append(times @ total / (times @ size))
+        draws -= part
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def forward_only(call: Callable) -> Callable:
     """A function that runs without gradients and eagerly: compiled networks are so for a training batch."""
 

@@ -227,13 +227,12 @@ def data(arguments) -> int:
     from .config import DATA, unknown
 
     if arguments.action == "make":
-        if arguments.name not in synthetic.PRESETS:
-            raise ValueError(unknown("data set", arguments.name, synthetic.PRESETS))
+        spec = synthetic.preset(arguments.name)
         root, plan = arguments.path or datasets.data_root() / arguments.name, None
         if arguments.like:
             lists = [datasets.identities(arguments.like / f"{part}_id.txt") for part in datasets.SPLITS]
             plan = synthetic.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
-        print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root, plan=plan))}")
+        print(f"{arguments.name}: {shown(synthetic.make(spec, root, plan=plan))}")
         return 0
     if arguments.action == "check":
         root = arguments.path or datasets.locate(DATA["paper"].get(arguments.name, arguments.name))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -140,12 +140,12 @@ def chance(run: Run, protocol: str, draws: int = 5) -> pd.Series:
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a data set; an embedded one is made, or finished, where it is missing.
+    """The folder of a data set; an embedded one, also of changed values, is made or finished where it is missing.
 
-    Raises: FileNotFoundError for any other set that is not there.
+    Raises: FileNotFoundError for any other set that is not there; what synthetic.preset() raises.
     """
-    if name in synthetic.PRESETS:
-        return synthetic.make(synthetic.PRESETS[name], datasets.data_root() / name)
+    if name.split(",")[0] in synthetic.PRESETS:
+        return synthetic.make(synthetic.preset(name), datasets.data_root() / name)
     return datasets.locate(name)
 
 
@@ -268,14 +268,22 @@ def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame
     """Every protocol of the experiment's layout, by name: the name says all that a number depends on."""
     if experiment.dataset == "sysu":
         return sysu_tables(experiment, features, test)
-    visible, thermal = (np.flatnonzero(test.modality == m) for m in (0, 1))
-    similarity = evaluate.similarity_matrix(features[visible], features[thermal])
-    frames, pids, exclude = test.frame.to_numpy(), test.pid.to_numpy(), None
-    if experiment.dataset == "folder":  # the partner of the same instant gives the answer away by pose
-        known = (frames[visible] != "")[:, None] & (pids[visible][:, None] == pids[thermal])
-        exclude = torch.from_numpy(known & (frames[visible][:, None] == frames[thermal]))
-    both = evaluate.both_directions(similarity, pids[visible], pids[thermal], exclude)
+    *search, exclude = across(features, test)
+    both = evaluate.both_directions(*search, exclude if exclude.any() else None)
     return {f"{experiment.dataset} {d}": both[both.direction == d] for d in both.direction}
+
+
+def across(features: Tensor, test: pd.DataFrame) -> tuple[Tensor, np.ndarray, np.ndarray, Tensor]:
+    """All visible and all thermal rows: similarity (V, T), pids of both, and (V, T) the pairs that no search may find.
+
+    Those show one person at one instant, where a table knows it: the pose gives the answer away.
+    """
+    visible, thermal = (np.flatnonzero(test.modality == m) for m in (0, 1))
+    frames, pids = test.frame.to_numpy(), test.pid.to_numpy()
+    known = (frames[visible] != "")[:, None] & (pids[visible][:, None] == pids[thermal])
+    exclude = torch.from_numpy(known & (frames[visible][:, None] == frames[thermal]))
+    similarity = evaluate.similarity_matrix(features[visible], features[thermal])
+    return similarity, pids[visible], pids[thermal], exclude
 
 
 def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -299,16 +307,70 @@ def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[st
 
     Args: histograms: the untrained baseline on the same images instead of the network.
     """
+    experiment, features, test = transferred(run, root, histograms)
+    return protocol_tables(experiment, features, test)
+
+
+def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False) -> pd.DataFrame:
+    """The same by query, a row for each that has a match: direction, pid, rank1 (0 or 1), mAP (its own precision).
+
+    Its means are those of transfer(). Beside them chance_rank1 and chance_mAP, which a random order would have.
+    """
+    _, features, test = transferred(run, root, histograms)
+    similarity, visible, thermal, exclude = across(features, test)
+    sides = {"v2t": (similarity, visible, thermal, exclude), "t2v": (similarity.T, thermal, visible, exclude.T)}
+    frames = []
+    for direction, (scores, query, gallery, unseen) in sides.items():
+        found, unseen = evaluate.rank_queries(scores, query, gallery, exclude=unseen), unseen.numpy()
+        matches = ((query[:, None] == gallery) & ~unseen).sum(1)
+        rank1, ap = evaluate.chance(matches, (~unseen).sum(1))
+        columns = {"pid": query, "rank1": found.first == 1, "mAP": found.ap, "chance_rank1": rank1, "chance_mAP": ap}
+        frames.append(pd.DataFrame(columns)[found.first > 0].assign(direction=direction))
+    return pd.concat(frames, ignore_index=True).astype({"rank1": float})
+
+
+def transfer_table(done: dict[str, list[Run]], root: str | Path) -> pd.DataFrame:
+    """Networks on the test rows of a plain folder beside histograms of gradients and chance, with intervals, fractions.
+
+    A query's value is its mean over the runs of a row. Intervals (evaluate.bootstrap_mean, 95 %) are over queries, and
+    over people where a name ends in _people. Those of `gain` are of the difference to histograms, query by query.
+
+    Returns: a row for each direction, row and metric (rank1, mAP): value, low, high, low_people, high_people, gain
+        with the same four, queries, people.
+    """
+    first = next(iter(done.values()))[0]
+    tables = {"gradient histograms": [transfer_queries(first, root, histograms=True)]}
+    tables |= {row: [transfer_queries(run, root) for run in group] for row, group in done.items()}
+    base, rows = tables["gradient histograms"][0], []
+    of_row = {row: sum(t[["rank1", "mAP"]] for t in group) / len(group) for row, group in tables.items()}
+    of_row["chance"] = base[["chance_rank1", "chance_mAP"]].set_axis(["rank1", "mAP"], axis=1)
+    for (direction, queries), (row, found) in product(base.groupby("direction", sort=False), of_row.items()):
+        for metric in found:
+            value = found[metric][queries.index]
+            facts = {"direction": direction, "row": row, "metric": metric} | intervals("value", value, queries.pid)
+            facts |= intervals("gain", value - queries[metric], queries.pid)
+            rows.append(facts | {"queries": len(queries), "people": queries.pid.nunique()})
+    return pd.DataFrame(rows)
+
+
+def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, float]:
+    """The mean, and its intervals over queries and over people."""
+    low, high = evaluate.bootstrap_mean(values)
+    whole = evaluate.bootstrap_mean(values, people)
+    ends = {"low": low, "high": high, "low_people": whole[0], "high_people": whole[1]}
+    return {name: values.mean()} | {(end if name == "value" else f"{name}_{end}"): v for end, v in ends.items()}
+
+
+def transferred(run: Run, root: str | Path, histograms: bool) -> tuple[Experiment, Tensor, pd.DataFrame]:
+    """A run's experiment as of a folder, features of the folder's test rows, and these rows."""
     experiment = run.experiment.but(
         dataset="folder", data=str(root), split=1, validation_identities=0, train_on="train"
     )
     table, store = load_data(experiment)
     test = table[table.split == "test"]
     if histograms:
-        features = evaluate.gradient_histogram(store.pixels[test.index.to_numpy()])
-    else:
-        features = extract(run.net(), test, store)
-    return protocol_tables(experiment, features, test)
+        return experiment, evaluate.gradient_histogram(store.pixels[test.index.to_numpy()]), test
+    return experiment, extract(run.net(), test, store), test
 
 
 @torch.inference_mode()

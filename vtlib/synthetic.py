@@ -455,3 +455,34 @@ PRESETS = {  # names are those of the data folders
     "synvt_sysu_full": replace(_SYSU, identities=(296, 99, 96), gallery_images=10, height=288, width=144),
     "synvt_regdb_full": replace(_REGDB, identities=(206, 0, 206), height=288, width=144),
 }
+
+
+def preset(name: str) -> Spec:
+    """The spec of a data set's name: a preset, or one with other values, as `synvt_sysu,nuisance=1.0,yaw=0.5`.
+
+    Identities are given as 250+30+100. Raises: ValueError for an unknown preset or field, and what Spec raises.
+    """
+    from .config import unknown  # brings torch, which the processes that draw have no use for
+
+    base, *changes = name.split(",")
+    if base not in PRESETS:
+        raise ValueError(unknown("data set", base, PRESETS))
+    values = {}
+    for field, _, text in (change.partition("=") for change in changes):
+        if field not in Spec.__dataclass_fields__ or field in values:
+            known = Spec.__dataclass_fields__.keys() - values
+            raise ValueError(f"{name}: {unknown('field of a SynVT set', field, known)}")
+        values[field] = _value(field, text)
+    return replace(PRESETS[base], **values)
+
+
+def _value(field: str, text: str):
+    """What a field's text stands for, or else the text itself, of which Spec then says what is wrong."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (lambda t: tuple(map(int, t.split("+"))),) if field == "identities" else (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
