@@ -53,6 +53,14 @@ def locate(name: str | Path) -> Path:
     raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
 
 
+def is_there(name: str | Path) -> bool:
+    """Whether locate() finds it."""
+    try:
+        return bool(locate(name))
+    except FileNotFoundError:
+        return False
+
+
 def is_drawn(root: Path) -> bool:
     """Whether SynVT drew a set, whatever the name of its folder says."""
     return (root / "synvt.json").is_file()

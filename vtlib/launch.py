@@ -180,6 +180,10 @@ def everything(arguments) -> int:
         from .config import resolve_profile  # imports torch, which a finished tree need not wait for
 
         profile = resolve_profile(profile)
+    if profile == "paper":
+        from . import plan
+
+        plan.state(profile, arguments.jobs)
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
 
@@ -224,7 +228,7 @@ def train(arguments) -> None:
 def data(arguments) -> int:
     """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
     from . import datasets, synthetic
-    from .config import DATA, unknown
+    from .config import DATA
 
     if arguments.action == "make":
         spec = synthetic.preset(arguments.name)

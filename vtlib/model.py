@@ -119,6 +119,7 @@ def thin_resnet() -> nn.Module:
 
 
 # ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
+SHIPPED = Path(__file__).parent / "weights"
 FAMILY = ("resnet", "resnext", "wide_resnet")
 
 
@@ -131,7 +132,7 @@ def weights_file(name: str, weights: str) -> Path | None:
         return None
     if weights != "synvt":
         return Path(weights)
-    shipped = Path(__file__).parent / "weights" / f"synvt_{name}.safetensors"
+    shipped = SHIPPED / f"synvt_{name}.safetensors"
     return shipped if shipped.is_file() else data_root() / "weights" / shipped.name
 
 

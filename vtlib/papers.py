@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import plots
+from . import datasets, plots, synthetic
 from .compare import LEVEL, VERDICTS, Gain, differences, gains, verdict
-from .config import VALIDATION, Experiment, experiment
+from .config import DATA, VALIDATION, Experiment, experiment
 from .runs import METRICS, Run, chance, collect, load, lock, results_root
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # Figure 4's axis; the paper's choice is 3
@@ -254,9 +254,23 @@ class Item(NamedTuple):
     title: str
     printed: pd.DataFrame
     errors: list[str]
-    experiments: Callable[[str], dict[str, list[Experiment]]]
+    rows: Callable[[str], dict[str, list[Experiment]]]
     settings: dict[str, str]  # groups of columns -> the protocol that they are measured under
     notebook: str
+
+    def experiments(self, profile: str) -> dict[str, list[Experiment]]:
+        """{row: experiments} on the sets that are at hand: who has one of the two real sets measures its half.
+
+        Where none is, all of them: their runs then say what is missing.
+        """
+        here = {name for name in DATA[profile].values() if is_at_hand(name)} or set(DATA[profile].values())
+        of = {row: [e for e in group if e.data in here] for row, group in self.rows(profile).items()}
+        return {row: group for row, group in of.items() if group}
+
+
+def is_at_hand(data: str) -> bool:
+    """Whether a data set is there, or drawn by the project itself."""
+    return data.split(",")[0] in synthetic.PRESETS or datasets.is_there(data)
 
 
 def seeds(profile: str, method: str, dataset: str = "sysu", main: bool = False, **fields) -> list[Experiment]:
@@ -506,11 +520,12 @@ CLAIMS = {
 CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
 
 
-def experiments(profile: str, items: Iterable[str]) -> list[Experiment]:
-    """Every experiment that some items need, each once."""
+def experiments(profile: str, items: Iterable[str], *, absent: bool = False) -> list[Experiment]:
+    """Every experiment that some items need, each once; `absent`: those too whose data set is not at hand."""
     needed = {}
     for item in items:
-        for group in ITEMS[item].experiments(profile).values():
+        of = ITEMS[item].rows if absent else ITEMS[item].experiments
+        for group in of(profile).values():
             needed |= {e.run_id: needed.get(e.run_id, e) for e in group}
     return list(needed.values())
 
