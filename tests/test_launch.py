@@ -120,7 +120,7 @@ def test_failures_are_one_sentence_and_a_non_zero_exit(home, capsys, call, sente
 
 
 def test_every_command_has_help(capsys):
-    for command in ("", "notebook", "train", "suite", "all", "data"):
+    for command in ("", "notebook", "train", "suite", "all", "data", "plan", "results"):
         with pytest.raises(SystemExit) as stop:
             launch.main([command, "--help"] if command else ["--help"])
         assert stop.value.code == 0 and "usage" in capsys.readouterr().out

@@ -53,6 +53,19 @@ def locate(name: str | Path) -> Path:
     raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
 
 
+def is_there(name: str | Path) -> bool:
+    """Whether locate() finds it."""
+    try:
+        return bool(locate(name))
+    except FileNotFoundError:
+        return False
+
+
+def is_drawn(root: Path) -> bool:
+    """Whether SynVT drew a set, whatever the name of its folder says."""
+    return (root / "synvt.json").is_file()
+
+
 def read(layout: str, root: str | Path, *, split: int = 1) -> pd.DataFrame:
     """The table of a data folder, columns and order as above.
 
@@ -198,6 +211,16 @@ def _described(rows: pd.DataFrame, listed: pd.DataFrame, file: Path) -> pd.DataF
 
 
 READERS = {"sysu": _sysu, "regdb": _regdb, "folder": _folder}
+
+
+def folders(root: str | Path) -> list[Path]:
+    """The data sets of layout "folder" in a folder, by name; the folder itself where it is one. ValueError for none."""
+    root = Path(root).expanduser()
+    inside = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    sets = [p for p in [root, *inside] if all((p / modality).is_dir() for modality in REGDB)]
+    if not sets:
+        raise ValueError(f"{root} holds no data set: one has folders {' and '.join(REGDB)}, see data/README.md")
+    return sets
 
 
 def hold_out(table: pd.DataFrame, identities: int, seed: int = 0) -> pd.DataFrame:

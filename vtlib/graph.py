@@ -121,10 +121,11 @@ def items(path: Path, known: Iterable[str]) -> list[str]:
 
 
 def weights(backbone: str) -> str | None:
-    """The file of a backbone's weights learned on SynVT, made by the graph where it is missing."""
-    from . import pretrain
+    """The file of a backbone's start that the graph makes; None for one that ships."""
+    from . import model
 
-    return str(pretrain.path(backbone))
+    file = model.weights_file(backbone, "synvt")
+    return None if file.parent == model.SHIPPED else str(file)
 
 
 def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bool = False, more=()) -> int:

@@ -48,6 +48,21 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
     sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
+    sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
+    sub.add_argument("action", choices=["make", "describe"])
+    sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
+    sub.add_argument("path", nargs="?", type=Path, help="the file, by default where weights=synvt looks for it")
+    sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub = command(commands, "results", results, "one file of results to send, and such files beside the printed tables")
+    actions = sub.add_subparsers(dest="action", required=True)
+    sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
+    sub.add_argument("path", type=Path, help="the file to write, like ours.zip")
+    sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
+    sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
+    sub.add_argument("files", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
     argv = sys.argv[1:] if argv is None else argv
     own = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:own])
@@ -165,6 +180,10 @@ def everything(arguments) -> int:
         from .config import resolve_profile  # imports torch, which a finished tree need not wait for
 
         profile = resolve_profile(profile)
+    if profile == "paper":
+        from . import plan
+
+        plan.state(profile, arguments.jobs)
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
 
@@ -209,16 +228,15 @@ def train(arguments) -> None:
 def data(arguments) -> int:
     """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
     from . import datasets, synthetic
-    from .config import DATA, unknown
+    from .config import DATA
 
     if arguments.action == "make":
-        if arguments.name not in synthetic.PRESETS:
-            raise ValueError(unknown("data set", arguments.name, synthetic.PRESETS))
+        spec = synthetic.preset(arguments.name)
         root, plan = arguments.path or datasets.data_root() / arguments.name, None
         if arguments.like:
             lists = [datasets.identities(arguments.like / f"{part}_id.txt") for part in datasets.SPLITS]
             plan = synthetic.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
-        print(f"{arguments.name}: {shown(synthetic.make(synthetic.PRESETS[arguments.name], root, plan=plan))}")
+        print(f"{arguments.name}: {shown(synthetic.make(spec, root, plan=plan))}")
         return 0
     if arguments.action == "check":
         root = arguments.path or datasets.locate(DATA["paper"].get(arguments.name, arguments.name))
@@ -239,6 +257,19 @@ def data(arguments) -> int:
     return 0
 
 
+def weights(arguments) -> None:
+    """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
+    from . import model, pretrain
+    from .config import unknown
+
+    if arguments.backbone not in pretrain.STARTS:
+        raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))
+    path = arguments.path or model.weights_file(arguments.backbone, "synvt")
+    if arguments.action == "make" and not path.is_file():
+        pretrain.make(arguments.backbone, path)
+    print(f"{shown(path)}: {pretrain.describe(path)}")
+
+
 def show(table, root: Path, target: Path, people: int = 12) -> None:
     """A picture of the first people of a set: a column each, a row for each camera, visible ones first."""
     import numpy as np
@@ -257,6 +288,25 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
     print(f"{target}: {image.width} x {image.height}")
+
+
+def plan(arguments) -> None:
+    """Check the data, count runs, probe the time, hold the disk against it."""
+    from . import plan
+    from .config import resolve_profile
+
+    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+
+
+def results(arguments) -> None:
+    """Write finished runs as one file, or show such files beside the printed tables."""
+    from . import exchange
+    from .config import resolve_profile
+
+    if arguments.action == "export":
+        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    else:
+        print(exchange.compare(arguments.files, arguments.out))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,26 @@ def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
     return fig
 
 
+def intervals(table: pd.DataFrame, title: str) -> Figure:
+    """Values with their intervals, a panel each (titles of column panel); dotted at chance.
+
+    table: panel, row, value, low, high, chance (percent), rows from the top; an interval may be NaN.
+    """
+    panels, rows = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.row))
+    fig, axes = figure(1, len(panels), width=3.2, height=0.26 * len(rows) + 1.1, sharey=True)
+    for ax, panel in zip(axes[0], panels, strict=True):
+        part = table[table.panel == panel]
+        place = part.row.map(rows.index)
+        ax.hlines(place, part.low, part.high, color="#1f6fb2", linewidth=1.6, alpha=0.6)
+        ax.plot(part.value, place, "o", color="#1f6fb2", markersize=4.5)
+        ax.axvline(part.chance.iloc[0], color="0.4", linestyle=":", linewidth=1)
+        ax.set(title=panel, xlabel="percent", xlim=(0, None))
+        ax.title.set_fontsize(8)
+    axes[0, 0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    fig.suptitle(title)
+    return fig
+
+
 def lambda_sweep(table: pd.DataFrame, title: str) -> Figure:
     """Rank-1 and mAP over the weight of CMDC (S1 Figure 4). table: lambda, metric, value (percent), a row a run."""
     import seaborn as sns
@@ -212,8 +232,10 @@ def retrievals(
 
 
 def save(fig: Figure, path: Path) -> Path:
-    """Write a figure as PNG beside a PDF of the same name; returns the PNG's path."""
+    """Write a figure as <path>.png beside <path>.pdf, both the same bytes each time; returns the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path.with_suffix(".pdf"))
-    fig.savefig(path.with_suffix(".png"), dpi=150)
-    return path.with_suffix(".png")
+    name = path.name.removesuffix(".png")  # may have a dot: S1.T3
+    pdf, png = (path.with_name(f"{name}.{kind}") for kind in ("pdf", "png"))
+    fig.savefig(pdf, metadata={"CreationDate": None})
+    fig.savefig(png, dpi=150)
+    return png
