@@ -20,6 +20,8 @@ plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out
 launch      the command line
+graph       the Snakefile's plan, one job of it, and what became of them all
+files       where data and results lie, and files that are whole or absent
 machine     cores and memory: how many runs fit beside each other
 """
 
