@@ -13,7 +13,8 @@ train       fit(): the only place with backward()
 parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 runs        run(experiment), collect(runs): the store of results
-papers      the papers' tables as printed, and the experiments each needs
+compare     is one system better: paired differences, a bootstrap over people, verdicts
+papers      the papers' tables as printed, the experiments each needs, claims, and the report
 plots       tidy data in, figure out
 launch      the command line
 machine     cores and memory: how many runs fit beside each other
