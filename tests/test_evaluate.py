@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+import torch
 
 from vtlib import evaluate
 
@@ -453,10 +454,9 @@ def test_margins_by_hand():
 
 
 def test_what_queries_add_is_their_mean_over_trials_and_nan_without_a_match():
-    first, second = (
-        evaluate.Ranked(np.array(ranks), np.array(ap), np.array(inp))
-        for ranks, ap, inp in (([1, 6, 0], [1.0, 0.2, np.nan], [1.0, 0.1, np.nan]), ([2, 1, 0], [0.5, 1, np.nan], [0.5, 1, np.nan]))
-    )  # fmt: skip
+    nan = np.nan
+    first = evaluate.Ranked(np.array([1, 6, 0]), np.array([1.0, 0.2, nan]), np.array([1.0, 0.1, nan]))
+    second = evaluate.Ranked(np.array([2, 1, 0]), np.array([0.5, 1.0, nan]), np.array([0.5, 1.0, nan]))
     found = evaluate.of_queries([first, second])
     assert found.rank1.tolist()[:2] == [0.5, 0.5] and found.rank5.tolist()[:2] == [1.0, 0.5]
     assert found.mAP.tolist()[:2] == [0.75, 0.6] and found.iloc[2].isna().all()
