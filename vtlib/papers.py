@@ -766,8 +766,8 @@ def not_measured(found: pd.DataFrame) -> list[str]:
 
 def spoken(row) -> str:
     """One metric of a claim: measured with interval and spread, printed."""
-    seeds_ = f" over {row.pairs} seeds" if row.pairs > 1 else ""
-    found = f"{spread(row.gain, row.sd, 1, '+')}{seeds_}{between(row.low, row.high)}"
+    pairs = f" over {row.pairs:.0f} pairs of runs" if row.pairs > 1 else ""
+    found = f"{spread(row.gain, row.sd, 1, '+')}{pairs}{between(row.low, row.high)}"
     return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + (
         "" if pd.isna(row.printed) else f", printed {row.printed:+.2f}"
     )
@@ -964,7 +964,7 @@ def overview(found: pd.DataFrame):
                 "metric": NAMES.get(first.metric, first.metric),
                 "printed": spread(first.printed, math.nan, 1, "+"),
                 "measured": measured,
-                "sd over seeds": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
+                "sd over pairs": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
                 "verdict": first.verdict,
                 "by mAP": ", ".join(
                     f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()
