@@ -9,9 +9,11 @@ model       two-stream ResNet, position attention, pooling, neck, part heads
 losses      pure functions with one contract
 pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
+pretrain    the starts: weights from SynVT people of their own
 train       fit(): the only place with backward()
 parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
+cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
 papers      the papers' tables as printed, and the experiments each needs
 plan        what a profile will take: data checked, runs, hours, disk

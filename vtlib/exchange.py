@@ -331,7 +331,7 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
     table = printed.drop(columns="source")
     for label, part in columns.items():
         done = {}
-        for row, group in papers.ITEMS[item].experiments(part.manifest["profile"]).items():
+        for row, group in papers.ITEMS[item].rows(part.manifest["profile"]).items():
             done[row] = [part.runs[e.run_id] for e in group if e.run_id in part.runs and is_of(part.runs[e.run_id], e)]
             if 0 < len(done[row]) < len(group):
                 notes.append(f"{label}: {item}, {row}: {len(done[row])} of {len(group)} runs, the mean is of those")

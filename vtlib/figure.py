@@ -226,13 +226,12 @@ def rasterise(rows: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np
     return part, depth, normal_x, normal_y
 
 
-def _seen(person: Person, height: int, width: int) -> SimpleNamespace:
-    """What the camera sees of a person, at twice the image's resolution.
+def _seen(person: Person, h: int, w: int) -> SimpleNamespace:
+    """What the camera sees of a person, on a grid of h x w points.
 
-    part (2H, 2W), the normal nx, ny, nz, and `up` (2H, 1), each row's height over the feet, which are at `foot`.
+    part (h, w), the normal nx, ny, nz, and `up` (h, 1), each row's height over the feet, which are at `foot`.
     """
     body, view, _, shift = person
-    h, w = 2 * height, 2 * width
     scale = h * view.scale / (np.cos(view.pitch) + 0.04)
     foot = (w * (0.5 + view.dx + shift), h * (0.5 + view.scale * 0.5 + view.dy))
     rows = project(capsules(body, view), view.yaw, view.pitch, (scale * view.aspect, scale), foot)
@@ -240,6 +239,11 @@ def _seen(person: Person, height: int, width: int) -> SimpleNamespace:
     nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
     up = ((foot[1] - np.arange(h) - 0.5) / scale).astype(f32)[:, None]
     return SimpleNamespace(**person._asdict(), part=part, nx=nx, ny=ny, nz=nz, up=up, foot=foot)
+
+
+def part_map(person: Person, height: int, width: int) -> np.ndarray:
+    """(height, width) int8: which of PARTS each pixel of an image shows, -1 outside, as if nothing were in the way."""
+    return _seen(person, height, width).part
 
 
 def _noise(g, height: int, width: int, cell: float) -> np.ndarray:
@@ -373,6 +377,6 @@ def draw(
     The view's camera decides the modality (thermal: 3 equal channels) and so what every person's `surface` has to be.
     generator: of background, folds of cloth and sensor. nuisance: 0 to 1, scales the sensor's noise, haze and blur.
     """
-    people = [_seen(person, height, width) for person in cast]
+    people = [_seen(person, 2 * height, 2 * width) for person in cast]  # halved when painted
     paint = _visible if view.cam.modality == VISIBLE else _thermal
     return paint(people, view, generator, (height, width), nuisance)

@@ -54,7 +54,7 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
     Raises: ValueError, a line for each fault, if a set is faulty, weights are not to be had or the disk is too small;
         FileNotFoundError if no set is there.
     """
-    wanted = papers.experiments(profile, papers.ITEMS) if wanted is None else wanted
+    wanted = papers.experiments(profile, papers.ITEMS, absent=True) if wanted is None else wanted
     root = runs.results_root() / profile
     missing = [e for e in wanted if not (root / "runs" / e.run_id / "metrics.json").is_file()]
     print(f"{profile}: {len(wanted)} runs, {len(wanted) - len(missing)} finished, {len(missing)} to make")
@@ -81,7 +81,7 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
     if faults := faults + weight_faults(todo):
         raise ValueError("\n".join(faults))
     if todo:
-        jobs = jobs or machine.places(runs.peak_memory_of_finished(root))
+        jobs = jobs or machine.places(machine.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
         print(f"time: {hours(todo, work, speed(root, todo, work), jobs)}")

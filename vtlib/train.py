@@ -102,6 +102,7 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     """The network of an experiment; its random start is fixed by the seed."""
     torch.manual_seed(experiment.seed)
     names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
+    names += ("one_stream",)
     parts = [(p.stripes, p.width, p.share) for p in experiment.parts]
     return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names}, parts=parts)
 
@@ -289,8 +290,7 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
         )
 
 
-@torch.compiler.set_stance("force_eager")
-@torch.inference_mode()
+@evaluate.forward_only
 def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
     """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
 
