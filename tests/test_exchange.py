@@ -121,7 +121,7 @@ def test_compare_shows_each_file_in_columns_of_its_own(results, made, capsys):
         == 0
     )
     said = capsys.readouterr().out
-    assert "S1 Table 3" in said and "known error of the print: The last row" in said
+    assert "S1 Table 3" in said and "of the print: The last row" in said
     assert (
         "one.zip: synvt_sysu_quick is NOT the real set" in said and "two.zip: profile quick is not the papers'" in said
     )
@@ -137,6 +137,7 @@ def test_compare_shows_each_file_in_columns_of_its_own(results, made, capsys):
     assert rows["one.zip"]["Baseline+DPAN"] == pytest.approx(mean, abs=1e-3) and pd.isna(
         rows["two.zip"]["Baseline+DPAN"]
     )
+    assert list(rows.index) == list(papers.ITEMS["S1.T3"].printed.row.unique())  # in the order of the paper
     assert rows["one.zip"]["Baseline"] == rows["two.zip"]["Baseline"]
     assert rows["one.zip"].isna()["Baseline+CMDC"]  # its run is of data named by a path: of no table
     regdb = table[(table["item"] == "S1.T2") & (table["row"] == "Baseline") & (table.metric == "mAP")]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -200,3 +201,13 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
     small, large, other = (plan.fields_of(e, plan.SHAPE) for e in todo)
     assert speed.steps == {small: 2.0, other: 4.0, large: 32 * 2 * (2.0 + 4.0) / (2 * 16 * 2)} and speed.image == 0.1
     assert set(json.loads((tmp_path / "probe.json").read_text())["probe"]["steps"]) == {small, other}
+
+
+def test_results_and_decoded_images_on_one_disk_are_added_up(paper, monkeypatch):
+    made = papers.experiments("paper", ["S1.T1"])[0]
+    table = datasets.read("sysu", paper / "data" / "SYSU-MM01")
+    decoded, kept, passing = len(table) * 3 * made.height * made.width, 10**8, 10**7
+    for free, fits in ((decoded + kept + 2 * passing, True), (decoded + kept + 2 * passing - 1, False)):
+        monkeypatch.setattr(plan.shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+        with nullcontext() if fits else pytest.raises(ValueError, match="are needed on the disk"):
+            assert "results 0.1 GB" in plan.disk([made], {made.run_id: plan.Work(0, 0, kept, passing)}, jobs=2)

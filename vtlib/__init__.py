@@ -15,7 +15,8 @@ parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
-papers      the papers' tables as printed, and the experiments each needs
+compare     is one system better: paired differences, a bootstrap over people, verdicts
+papers      the papers' tables as printed, the experiments each needs, claims, and the report
 plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out

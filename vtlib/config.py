@@ -169,8 +169,8 @@ PROFILES = {
     "quick": THIN
     | {"height": 96, "width": 48, "pad": 4, "epochs": 2, "steps_per_epoch": 3, "warmup_epochs": 1, "milestones": (1,)}
     | {"identities_per_batch": 4, "images_per_identity": 2, "trials": 2},
-    # less than a minute a run on one core. The rate suits all: at 0.01, 0.02 and 0.03 mAP on validation identities was
-    # 34, 36, 35 for the baseline, 36, 30, 23 for HC-Tri, 32, 34, 36 for MC, 51, 51, 50 for S2 whole
+    # a minute a run on one core. One rate for all methods: mAP on validation identities was 34, 36, 35 for the baseline
+    # at 0.01, 0.02, 0.03 and 36, 28, 23 for HC-Tri, but 32 and 36 for MC at 0.01 and 0.03
     "cpu": THIN
     | {"height": 96, "width": 48, "pad": 4, "images_per_identity": 2, "epochs": 8, "steps_per_epoch": 80}
     | {"lr": 0.02, "warmup_epochs": 2, "milestones": (5, 7)},

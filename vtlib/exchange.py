@@ -254,22 +254,22 @@ def compare(files: list[str | Path], out: str | Path | None = None) -> str:
             while label in columns:
                 label += "'"
             columns[label] = part
-    lines = [f"{label}: {described(part)}" for label, part in columns.items()]
-    tables, notes = [], warnings(columns)
-    for item in papers.ITEMS:
+    shown_tables, tables, notes = [], [], warnings(columns)
+    for item in (key for key in papers.ITEMS if ".T" in key or len(papers.ITEMS[key].printed)):  # no bare figure
         table, incomplete = beside(item, columns)
         notes += incomplete
         if len(table):
             tables.append(table.assign(item=item))
-            lines += ["", papers.ITEMS[item].title, shown(table, list(columns))]
-            lines += [f"known error of the print: {e}" for e in papers.ITEMS[item].errors]
+            shown_tables += ["", papers.ITEMS[item].title, shown(table, list(columns))]
+            shown_tables += [f"of the print: {e}" for e in papers.ITEMS[item].errors]
     if not tables:
         raise ValueError("none of these runs belongs to a table: were they made by another version of this project?")
     if out:
         first = ["item", "row", "setting", "metric", "printed"]
         whole = pd.concat(tables)
         whole[[*first, *(c for c in whole if c not in first)]].to_csv(out, index=False, float_format="%.3f")
-    return "\n".join([*lines, "", *(f"note: {note}" for note in dict.fromkeys(notes))])
+    lines = [f"{label}: {described(part)}" for label, part in columns.items()]
+    return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(notes)), *shown_tables])
 
 
 def versions(one: Received) -> list[Received]:
@@ -340,6 +340,9 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
         measured |= len(rows) > 0
         rows = rows.rename(columns={"measured": label, "sd": f"{label} sd", "runs": f"{label} runs"})
         table = table.merge(rows, on=["row", "setting", "metric"], how="outer", sort=False)
+    order = dict.fromkeys([*printed.row, *table.row, *settings, *METRICS])
+    order = {name: n for n, name in enumerate(order)}
+    table = table.sort_values(["row", "setting", "metric"], key=lambda names: names.map(order), ignore_index=True)
     return (table if measured else table.iloc[:0]), notes
 
 

@@ -118,8 +118,8 @@ def thin_resnet() -> nn.Module:
     return net
 
 
+SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
 # ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
-SHIPPED = Path(__file__).parent / "weights"
 FAMILY = ("resnet", "resnext", "wide_resnet")
 
 

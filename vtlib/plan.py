@@ -81,7 +81,7 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
     if faults := faults + weight_faults(todo):
         raise ValueError("\n".join(faults))
     if todo:
-        jobs = jobs or machine.places(runs.peak_memory_of_finished(root))
+        jobs = jobs or machine.places(machine.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
         print(f"time: {hours(todo, work, speed(root, todo, work), jobs)}")
