@@ -7,8 +7,11 @@ conf=/etc/slurm/slurm.conf mark="# made by tests/slurm.sh" state=/tmp/vtlib-slur
 no() { echo "$1"; exit 1; }
 
 stop() {
+  local name pid
   for name in slurmd slurmctld munged; do
-    [ -f "$state/$name.pid" ] && kill "$(cat "$state/$name.pid")" 2>/dev/null
+    [ -s "$state/$name.pid" ] || continue
+    pid=$(cat "$state/$name.pid")
+    kill "$pid" 2>/dev/null && for _ in $(seq 40); do [ -d "/proc/$pid" ] && ! grep -qs "^State:.Z" "/proc/$pid/status" && sleep 0.25; done
   done
   rm -rf "$state"
   grep -qsF "$mark" "$conf" && rm "$conf"
@@ -26,7 +29,7 @@ start() {
   chown munge: /run/munge
   [ -s /etc/munge/munge.key ] || { head -c 1024 /dev/urandom >/etc/munge/munge.key && chown munge: /etc/munge/munge.key && chmod 400 /etc/munge/munge.key; }
   local host cores memory
-  host=$(hostname -s) cores=$(nproc) memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))
+  host=$(hostname -s) cores=$(getconf _NPROCESSORS_ONLN) memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))
   cat >"$conf" <<END
 $mark
 ClusterName=vtlib

@@ -126,6 +126,17 @@ def test_shape_is_blind_to_mirrors_and_colour_to_place():
     assert not torch.equal(cues.colour(pixels[:, ::-1].copy(), seen)[0], first)  # blue above
 
 
+def test_looks_of_hand_made_images():
+    flat = np.full((1, 3, 40, 24), 90, np.uint8)
+    flat[..., 8:16] = 150  # a bright person, edges at two columns of 23
+    found = cues.looks(np.concatenate([flat, flat, 240 - flat]))
+    assert found["centre"] == 60 and found["dark centre"] == pytest.approx(1 / 3)
+    assert found["contrast"] == pytest.approx(60 * (2 / 9) ** 0.5) and found["edges"] == pytest.approx(
+        120 / 23 / found["contrast"]
+    )
+    assert cues.looks(np.full((2, 3, 40, 24), 7, np.uint8)) == dict.fromkeys(found, 0.0)
+
+
 def test_bad_cues_and_data_are_named(home, tmp_path):
     with pytest.raises(ValueError, match="unknown cue 'color': did you mean 'colour'"):
         cues.table(experiment("quick", "identity"), ("color",))

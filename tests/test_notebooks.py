@@ -102,7 +102,8 @@ def test_the_report_is_one_page_without_a_network(home):
     out = papers.page(home / "results" / "quick" / "notebooks" / "90_report.ipynb")
     text = out.read_text()
     assert out.name == "90_report.html" and "DPAN+CMDC over Baseline" in text and "data:image/png;base64" in text
-    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=.?(https?:)?//", text) and "@import" not in text
+    assert "<script" not in text and "@import" not in text
+    assert not re.search(r"<(link|img|iframe|source)[^>]*(src|href)=.?(https?:)?//", text)
     assert 'href="20_ablation.ipynb"' in text and 'href="../report/S1.T3.tex"' in text
     linked = set(re.findall(r'href="((?:\.\./report/)?[^"#:]+\.(?:csv|tex|pdf|png|txt|ipynb))"', text))
     assert len(linked) > 60 and all((out.parent / link).exists() for link in linked)

@@ -155,7 +155,7 @@ def test_claims_say_what_is_printed_measured_and_not_measured(done):
     text = papers.verdict_text("S1.T3", found.reset_index(), "More.")
     assert text.splitlines()[0].startswith("S1 Table 3: each component") and "3 claims" in text.splitlines()[0]
     assert "not measured: 2" in text and text.endswith("More.")
-    assert "printed +6.39" in text and "over 2 seeds" in text
+    assert "printed +6.39" in text and "over 2 pairs of runs" in text
 
 
 def test_nothing_printed_is_a_comparison_and_not_a_claim(done):

@@ -15,11 +15,14 @@ parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
-papers      the papers' tables as printed, and the experiments each needs
+compare     is one system better: paired differences, a bootstrap over people, verdicts
+papers      the papers' tables as printed, the experiments each needs, claims, and the report
 plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out
 launch      the command line
+graph       the Snakefile's plan, one job of it, and what became of them all
+files       where data and results lie, and files that are whole or absent
 machine     cores and memory: how many runs fit beside each other
 """
 

@@ -17,8 +17,8 @@ LEVEL = 0.95
 VERDICTS = ("holds", "holds on one seed", "fails", "fails on one seed", "undecided", "no difference", "not measured")
 WHAT_IT_TAKES = (
     "A claim holds (or fails) where the 95 % interval over people leaves 0 out and the mean gain is larger than its "
-    "standard deviation over the paired seeds; with one seed there is no such deviation, and the verdict says so. "
-    "Everything else is undecided."
+    "standard deviation over pairs of runs, which share a seed (on RegDB a seed and a split); with one pair there is "
+    "no such deviation, and the verdict says so. Everything else is undecided."
 )
 
 

@@ -31,13 +31,16 @@ def plan(profile: str, targets: Iterable[str] = ()) -> dict:
 
     {"profile", "data" and "root", the roots of data and results, "results", the profile's folder, and "jobs": {name:
     {"rule", "what", "output", "needs", "target"}}, of notebooks also "source", "parameters", "notebook"}; outputs,
-    needs and notebooks are relative to results. A plan of the same code, notebooks and roots is read, not made again.
+    needs and notebooks are relative to results. A plan of the same code, notebooks and roots is read, not made again,
+    except of `paper`, which depends on the sets that are there.
     """
     roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
     results = results_root() / profile
     key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots])
-    if (results / "plan.json").is_file() and (old := json.loads((results / "plan.json").read_text()))["key"] == key:
-        return old
+    if profile != "paper" and (results / "plan.json").is_file():
+        old = json.loads((results / "plan.json").read_text())
+        if old["key"] == key:
+            return old
     made = {"key": key, "profile": profile, "results": str(results), **roots, "jobs": jobs(profile, list(targets))}
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "plan.json", made)
@@ -46,7 +49,7 @@ def plan(profile: str, targets: Iterable[str] = ()) -> dict:
 
 def code() -> list[Path]:
     """The files of the package that a result may depend on."""
-    return sorted(PACKAGE.glob("*.py"))
+    return sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("weights/*")])
 
 
 def digest(files: Iterable[Path], given: object) -> str:
@@ -67,38 +70,31 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
     for target in targets:
         if target not in papers.ITEMS and target not in views:
             raise ValueError(unknown("table, figure or notebook", target, [*papers.ITEMS, *views]))
-    every, output = {}, {}
+    every, of_item, of_method = {}, {}, {}
     for e in papers.experiments(profile, papers.ITEMS):
-        needs = [f"data/{e.data}.json"]
+        needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
         every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
         if e.weights == "synvt" and (file := weights(e.backbone)):
             every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": file, "needs": []}
             needs.append(file)
-        given, folder = parameters(e), f"runs/{e.run_id}"
         extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
-        every[e.run_id] = {
-            "rule": "train",
-            "data": e.data,
-            "what": f"{e.method} on {e.data}, seed {e.seed}{extra}",
-            "output": f"{folder}/metrics.json",
-            "needs": needs,
-            **executed(TRAIN, given, f"{folder}/{TRAIN.name}"),
-        }
-    output = {
-        item: [f"runs/{e.run_id}/metrics.json" for e in papers.experiments(profile, [item])] for item in papers.ITEMS
-    }
+        what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
+        book = executed(TRAIN, given, f"runs/{e.run_id}/{TRAIN.name}")
+        every[e.run_id] = {"rule": "train", "output": done, "needs": needs, **what, **book}
+        of_method.setdefault(e.method, []).append(done)
+    for item in papers.ITEMS:
+        of_item[item] = [every[e.run_id]["output"] for e in papers.experiments(profile, [item])]
     for name, path in views.items():
-        needs = [run for item in items(path, papers.ITEMS) for run in output[item]]
-        if name.startswith(LAST):
-            needs = [f"notebooks/{other}.json" for other in views if not other.startswith(LAST)]
+        named = reads(path, of_item) or reads(path, of_method) or [run for runs in of_method.values() for run in runs]
+        others = [f"notebooks/{other}.json" for other in views if not other.startswith(LAST)]
         every[name] = {
             "rule": "notebook",
             "what": name,
             "output": f"notebooks/{name}.json",
-            "needs": list(dict.fromkeys(needs)),
+            "needs": others if name.startswith(LAST) else named,
             **executed(path, {"profile": profile}, f"notebooks/{name}.ipynb"),
         }
-    outputs = {file for t in targets for file in output.get(t, [f"notebooks/{t}.json"])}
+    outputs = {file for t in targets for file in of_item.get(t, [f"notebooks/{t}.json"])}
     for about in every.values():
         about["target"] = about["output"] in outputs or (not targets and about["rule"] in ("train", "notebook"))
     needed, grown = set(), {about["output"] for about in every.values() if about["target"]}
@@ -113,11 +109,11 @@ def executed(source: Path, given: dict, target: str) -> dict:
     return {"source": str(source), "parameters": given, "notebook": target}
 
 
-def items(path: Path, known: Iterable[str]) -> list[str]:
-    """The tables and figures that a notebook's code names in double quotes; one that names none may read any."""
+def reads(path: Path, runs_of: dict[str, list[str]]) -> list[str]:
+    """The runs of the tables and figures, or of the methods, that a notebook's code names in double quotes."""
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return [item for item in known if f'"{item}"' in text] or list(known)
+    return list(dict.fromkeys(run for name, runs in runs_of.items() if f'"{name}"' in text for run in runs))
 
 
 def weights(backbone: str) -> str | None:
@@ -318,9 +314,10 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
     for name, about in made["jobs"].items():
         record = results / "jobs" / f"{name}.json"
         said = json.loads(record.read_text()) if record.is_file() else {}
-        if name in cached:
+        made_before = said.get("started", 0) < start
+        if name in cached or (made_before and (results / about["output"]).is_file()):  # or by a job of a killed call
             said |= {"state": "cached", "reason": ""}
-        elif said.get("started", 0) < start:
+        elif made_before:
             if about["rule"] in ("data", "weights"):  # nothing needed it
                 continue
             needs = [j for j in made["jobs"].values() if j["output"] in about["needs"]]

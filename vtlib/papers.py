@@ -752,26 +752,37 @@ def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
 
     Args: found: rows of claims().
     """
-    title, kind = ITEMS[item].title, "comparisons of no paper" if item.startswith("X") else "claims"
+    title, kind = ITEMS[item].title, "comparison" if item.startswith("X") else "claim"
     if found.empty:
         return "\n".join([f"{title}. It claims no number.", *more])
     each = found.groupby(["claim", "setting"], sort=False)
     data = " and ".join(dict.fromkeys(d for d in found.data if d))
+    kind += "s" * (each.ngroups > 1)
     lines = [f"{title}. {each.ngroups} {kind}, on {data or 'no data'}: {counted(found)}."]
     several = found.setting.nunique() > 1
     for (words, setting), group in each:
         if group.verdict.iloc[0] != "not measured":
             parts = "; ".join(spoken(row) for row in group.itertuples())
             lines.append(f"- [{group.verdict.iloc[0]}] {words}{f' ({setting})' if several else ''}. {parts}.")
-    if missing := [" ".join(k).strip() for k, group in each if group.verdict.iloc[0] == "not measured"]:
+    if missing := not_measured(found):
         lines.append(f"- [not measured] {'; '.join(missing)}.")
-    return "\n".join([*lines, *more])
+    return "\n".join([*lines, *[""] * bool(more), *more])
+
+
+def not_measured(found: pd.DataFrame) -> list[str]:
+    """The claims of one item that nothing here can test, a setting that is left out whole as one."""
+    missing, left = found.verdict == "not measured", []
+    for setting, group in found[missing].groupby("setting", sort=False):
+        each = [f"{words} ({setting})" for words in dict.fromkeys(group.claim)]
+        whole = missing[found.setting == setting].all() and len(each) > 2
+        left += [f"all {len(each)} on {setting}"] if whole else each
+    return left
 
 
 def spoken(row) -> str:
     """One metric of a claim: measured with interval and spread, printed."""
-    seeds_ = f" over {row.pairs} seeds" if row.pairs > 1 else ""
-    found = f"{spread(row.gain, row.sd, 1, '+')}{seeds_}{between(row.low, row.high)}"
+    pairs = f" over {row.pairs:.0f} pairs of runs" if row.pairs > 1 else ""
+    found = f"{spread(row.gain, row.sd, 1, '+')}{pairs}{between(row.low, row.high)}"
     return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + (
         "" if pd.isna(row.printed) else f", printed {row.printed:+.2f}"
     )
@@ -941,7 +952,8 @@ def levels(of: Gathered, protocol: str = MAIN_PROTOCOL) -> pd.DataFrame:
     if ids:
         folder = results_root() / of.provenance.profile.iloc[0] / "runs"
         lowest = 100 * chance(load(folder / ids[0]), protocol)
-        rows = {"chance: random features": [f"{lowest[m]:.1f}" for m in CLAIMED] + [""]} | rows
+        start = {name: rows.pop(name) for name in [*rows] if name.endswith(UNTOUCHED)}
+        rows = {"chance: random features": [f"{lowest[m]:.1f}" for m in CLAIMED] + [""]} | start | rows
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*(NAMES.get(m, m) for m in CLAIMED), "runs"])
 
 
@@ -953,8 +965,8 @@ def files(item: str, folder: Path) -> str:
 
 
 def overview(found: pd.DataFrame):
-    """All claims as one table for a page: one line a claim, with a link to the notebook that shows it."""
-    keys, rows = ["item", "claim", "setting"], []
+    """All measured claims as one table for a page: a line a claim, with a link to the notebook that shows it."""
+    keys, rows, found = ["item", "claim", "setting"], [], found[found.verdict != "not measured"]
     for (item, words, setting), group in found.groupby(keys, sort=False):
         first, more = group.iloc[0], group.iloc[1:]
         many = (found.item == item) & (found.claim == words)
@@ -967,7 +979,7 @@ def overview(found: pd.DataFrame):
                 "metric": NAMES.get(first.metric, first.metric),
                 "printed": spread(first.printed, math.nan, 1, "+"),
                 "measured": measured,
-                "sd over seeds": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
+                "sd over pairs": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
                 "verdict": first.verdict,
                 "by mAP": ", ".join(
                     f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()
@@ -987,15 +999,16 @@ def short(item: str) -> str:
 
 
 def page(notebook: Path) -> Path:
-    """An executed notebook as one HTML file beside it: no code, figures inside, nothing loaded from a network."""
+    """An executed notebook as one HTML file beside it: no code, figures inside, nothing loaded from a network.
+
+    What the exporter would load are scripts for formulas and widgets; without them formulas stay as they are written.
+    """
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True, embed_images=True)
     exporter.exclude_output_prompt = True
     body, _ = exporter.from_filename(str(notebook))
-    body = re.sub(
-        r"<script[^>]*\ssrc=\"https?:[^>]*></script>", "", body
-    )  # MathJax, RequireJS: nothing here needs them
+    body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
     target = notebook.with_suffix(".html")
     target.write_text(body)
     return target

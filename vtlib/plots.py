@@ -60,7 +60,7 @@ def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
             part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, err_kws=thin, color="#1f6fb2"
         )
         sns.stripplot(part, x="value", y="row", ax=ax, color="0.2", size=4, jitter=False, zorder=9)
-        ax.set(title=metric, xlabel="percent", ylabel="")
+        ax.set(title=metric.replace("rank", "rank-"), xlabel="percent", ylabel="")
     fig.suptitle(title)
     return fig
 
