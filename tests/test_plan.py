@@ -193,7 +193,7 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
         experiment("quick", "dpan"),
     ]
     work = {e.run_id: plan.Work(steps, 0, 0, 0) for e, steps in zip(todo, (10, 1, 5), strict=True)}
-    probed, now = [], iter([0.0, 0.0, 50.0, 61.0])
+    probed, now = [], iter([0.0, 0.0, 50.0, 61.0, 0.0])
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(plan, "probe", lambda e, budget: probed.append((e.method, budget)) or (2.0 * len(probed), 0.1))
     speed = plan.speed(tmp_path, todo, work)
@@ -201,6 +201,7 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
     small, large, other = (plan.fields_of(e, plan.SHAPE) for e in todo)
     assert speed.steps == {small: 2.0, other: 4.0, large: 32 * 2 * (2.0 + 4.0) / (2 * 16 * 2)} and speed.image == 0.1
     assert set(json.loads((tmp_path / "probe.json").read_text())["probe"]["steps"]) == {small, other}
+    assert plan.speed(tmp_path, todo, work) == speed and len(probed) == 2  # the third is not tried again
 
 
 def test_results_and_decoded_images_on_one_disk_are_added_up(paper, monkeypatch):

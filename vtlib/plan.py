@@ -93,7 +93,7 @@ def check(layout: str, name: str, place: Path, remembered: dict) -> tuple[list[s
 
     A set that passed is not opened again while its listing (names, sizes, times) is the one in `remembered`.
     """
-    if name in synthetic.PRESETS:
+    if name.split(",")[0] in synthetic.PRESETS:
         return [], "drawn by the project itself"
     known, now = remembered.setdefault("checked", {}), listing(place)
     drawn = ", drawn by SynVT: it has the layout, but is NOT the real set" if datasets.is_drawn(place) else ""
@@ -208,7 +208,7 @@ def gb(size: float) -> str:
 def speed(root: Path, todo: list[Experiment], work: dict[str, Work]) -> Speed:
     """Time a few steps of each shape, the commonest first, until PROBE seconds are over; earlier measurements count.
 
-    A shape that was not measured takes as long an image as the measured ones do on the whole.
+    A shape that was not measured takes as long an image as the measured ones do on the whole, now and in later calls.
     """
     shapes = {}
     for e in todo:
@@ -218,18 +218,20 @@ def speed(root: Path, todo: list[Experiment], work: dict[str, Work]) -> Speed:
     origin = {k: facts[k] for k in ("device", "precision", "threads", "versions", "commit")}
     known = remembered.get("probe", {})
     if known.get("origin") != origin:
-        known = {"origin": origin, "measured": facts["finished"], "steps": {}}
+        known = {"origin": origin, "measured": facts["finished"], "steps": {}, "scaled": []}
     start = time.perf_counter()
     for n, shape in enumerate(order):
-        left = PROBE - (time.perf_counter() - start)
-        if shape in known["steps"] or (left <= 0 and known["steps"]):
+        if shape in known["steps"] or shape in known["scaled"]:
+            continue
+        if (left := PROBE - (time.perf_counter() - start)) <= 0 and known["steps"]:
+            known["scaled"].append(shape)
             continue
         known["steps"][shape], image = probe(shapes[shape][0], left / (len(order) - n))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the runs are other processes
         known.setdefault("image", image)
-        keep(root, remembered | {"probe": known})
+    keep(root, remembered | {"probe": known})
     images = {shape: images_of(shapes[shape][0]) for shape in order}
     measured = [shape for shape in order if shape in known["steps"]]
     pace = sum(known["steps"][shape] for shape in measured) / sum(images[shape] for shape in measured)
