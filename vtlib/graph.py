@@ -301,6 +301,10 @@ def make_notebook(results: Path, about: dict) -> None:
     from . import launch
 
     launch.execute(Path(about["source"]), results / about["notebook"], about["parameters"])
+    if Path(about["notebook"]).name.startswith(LAST):
+        from . import papers
+
+        papers.page(results / about["notebook"])
     if about["rule"] == "notebook":
         write_json(results / about["output"], stamp(results, about))
 
@@ -346,6 +350,7 @@ def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ran", "cached", "failed", "not run"))
     text = [*text * (len(lines) > 1), f"{counts}: {shown(results / 'summary.csv')}"]
-    text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):"]
-    text += [f"  {line.stem}: {line.read_text().strip()}" for line in sorted((results / "report").glob("*.txt"))]
+    page = [f"  {shown(file)} is the report on one page" for file in (results / "notebooks").glob(f"{LAST}*.html")]
+    text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
+    text += [f"  {line.stem}: {line.read_text().splitlines()[0]}" for line in sorted((results / "report").glob("*.txt"))]
     return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])

@@ -845,12 +845,23 @@ def latex(made: pd.DataFrame) -> str:
     return text.replace(" +- ", " $\\pm$ ").replace("+-", "$\\pm$")
 
 
+def remark(name: str, profile: str, made: pd.DataFrame, text: str) -> list[str]:
+    """Write a table that is of no paper under report/: <name>.csv and .txt. made: tidy, with run_ids of its runs."""
+    folder = results_root() / profile / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock"):
+        made.to_csv(folder / f"{name}.csv", index=False, float_format="%.3f")
+        (folder / f"{name}.txt").write_text(text + "\n")
+        provenance(folder).to_csv(folder / "provenance.csv", index=False)
+    return sorted(p.name for p in folder.glob(f"{name}[.-]*"))
+
+
 def provenance(folder: Path) -> pd.DataFrame:
     """Where the numbers of a report come from: a row for each run that any of its tables names."""
     names = {}
     for path in sorted(folder.glob("*.csv")):
         if path.name not in ("provenance.csv", "claims.csv"):
-            ids = " ".join(pd.read_csv(path, usecols=["run_ids"], dtype=str).run_ids.dropna())
+            ids = " ".join(pd.read_csv(path, usecols=lambda c: c == "run_ids", dtype=str).squeeze(axis=1).dropna())
             for run_id in dict.fromkeys(ids.split()):
                 names.setdefault(run_id, []).append(path.stem.removesuffix(".claims"))
     rows = []
