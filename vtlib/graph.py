@@ -352,5 +352,6 @@ def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
     text = [*text * (len(lines) > 1), f"{counts}: {shown(results / 'summary.csv')}"]
     page = [f"  {shown(file)} is the report on one page" for file in (results / "notebooks").glob(f"{LAST}*.html")]
     text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
-    text += [f"  {line.stem}: {line.read_text().splitlines()[0]}" for line in sorted((results / "report").glob("*.txt"))]
+    verdicts = sorted((results / "report").glob("*.txt"))
+    text += [f"  {file.stem}: {file.read_text().splitlines()[0]}" for file in verdicts]
     return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])
