@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Usage: ./run_all.sh [--profile quick|cpu|gpu|paper] [--jobs N]   set up, make the data, run everything, print the tables
-#        ./run_all.sh setup                                        make or update .venv from requirements.lock
-#        ./run_all.sh test [pytest options]                        set up and pass the tests
+# Usage: ./run_all.sh [--profile quick|cpu|gpu|paper] [options] [S1.T3 20_ablation ...]
+#          set up, make the data, run everything, or these tables and notebooks alone, and print what came of it
+#          --dry-run  the plan alone     --jobs N  runs at a time     --data ROOT  where the data sets lie, as VTLIB_DATA
+#          --cluster slurm  the same on a cluster; options of Snakemake follow behind --
+#        ./run_all.sh setup                    make or update .venv from requirements.lock
+#        ./run_all.sh test [pytest options]    set up and pass the tests
 #        ./run_all.sh --help
 # Needs Python 3.11 or newer; PYTHON=... names another interpreter, VTLIB_DATA and VTLIB_RESULTS move data/ and results/.
 # What is finished is never made again: stop it at any time and call it once more.
@@ -24,7 +27,7 @@ setup() {
 }
 
 case "${1:-}" in
-  -h | --help) sed -n '2,7s/^# //p' "$0" ;;
+  -h | --help) sed -n '2,10s/^# //p' "$0" ;;
   setup) setup ;;
   test)
     setup
@@ -32,7 +35,7 @@ case "${1:-}" in
     .venv/bin/ruff format --check .
     .venv/bin/python -m pytest "${@:2}"
     ;;
-  "" | --*)
+  "" | --* | S[12].* | X.* | [0-9]*_*)
     setup
     exec .venv/bin/python -m vtlib.launch all "$@"
     ;;

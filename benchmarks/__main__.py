@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="default: all cores; losses and augmentation take one"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="measure on this one alone where there are both")
     parser.add_argument("--save", action="store_true", help=f"also write {RESULTS.name}/<date>-<device>.csv")
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.scripts if name not in known]:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from vtlib.runs import commit, processor
 
-    from .timing import BUDGET
+    from . import timing
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     before, now = torch.get_num_threads(), datetime.now(UTC)
@@ -53,10 +54,11 @@ def main(argv: list[str] | None = None) -> int:
         f"processor: {processor()}{gpu and f'; GPU: {gpu}'}",
         f"threads: {arguments.threads}, of losses and augmentation 1",
         f"torch {torch.__version__}; {now:%Y-%m-%d %H:%M} UTC; commit {commit() or 'unknown'}",
-        f"median of {arguments.repeats} interleaved rounds, of fewer where they take more than {BUDGET:g} s",
+        f"median of {arguments.repeats} interleaved rounds, of fewer where they take more than {timing.BUDGET:g} s",
     ]
     print(*head, "", sep="\n", flush=True)
     torch.set_num_threads(arguments.threads)
+    timing.ONLY.intersection_update({arguments.device} if arguments.device else timing.ONLY)
     rows = []
     try:
         for name in arguments.scripts or known:

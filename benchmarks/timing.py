@@ -70,6 +70,9 @@ def interleaved(
     return [1000 * statistics.median(seen) for seen in seconds]
 
 
+ONLY = {"cpu", "cuda"}
+
+
 def settle(device: str) -> None:
     """Wait until the device has done what it was given: a GPU works on while Python goes ahead."""
     if device != "cpu":
@@ -81,7 +84,8 @@ def share(part: float, whole: float) -> str:
 
 
 def devices() -> list[str]:
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    """The devices to measure on: those that are there, or the one that --device names."""
+    return [d for d in ("cpu", "cuda") if d in ONLY and (d == "cpu" or torch.cuda.is_available())]
 
 
 @contextmanager

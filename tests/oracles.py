@@ -70,12 +70,16 @@ def centres(features, labels, modality):
     return {key: mean_vector(rows) for key, rows in groups.items()}
 
 
-def cmdc(features, labels, modality, margin=0.3, hinge=True):
+def cmdc(features, labels, modality, margin=0.3, hinge=True, bound="hard"):
     """Eq. 4 of Wang et al. 2022, mean over identities i of [upper - lower + margin]_+ (as it is without the hinge).
 
     upper = max over all samples x of i (both modalities) and m of d(x, c_i^m);
     lower = min over identities j != i and modalities m, m' of d(c_i^m, c_j^m').
+    bound "awl": instead of max and min the means of the same distances, weighted by W_p exp(-W_p (S - 1/2)) and
+    W_n exp(W_n (S - 1/2)), S the cosine of the pair and W of Eq. 10 of Ling et al. 2021.
     """
+    if bound == "awl":
+        return cmdc_weighted(features, labels, modality, margin, hinge)
     centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
     for i in identities:
         upper, lower = 0.0, math.inf
@@ -89,6 +93,29 @@ def cmdc(features, labels, modality, margin=0.3, hinge=True):
                     if j != i:
                         lower = min(lower, distance(centre[i, m], centre[j, other]))
         term = upper - lower + margin
+        total += max(0.0, term) if hinge else term
+    return total / len(identities)
+
+
+def cmdc_weighted(features, labels, modality, margin, hinge, weights_of=None):
+    """cmdc() with bound "awl"; weights_of: other features, whose cosines give the weights."""
+    centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
+    given = features if weights_of is None else weights_of
+    middle = centres(given, labels, modality)
+    for i in identities:
+        up, up_weight, low, low_weight = 0.0, 0.0, 0.0, 0.0
+        for m in (0, 1):
+            for x, known, label in zip(features, given, labels, strict=True):
+                if label == i:
+                    s = cosine(known, middle[i, m])
+                    weight = positive_weight(s) * math.exp(-positive_weight(s) * (s - 0.5))
+                    up, up_weight = up + weight * distance(x, centre[i, m]), up_weight + weight
+            for (j, other), c in centre.items():
+                if j != i:
+                    s = cosine(middle[i, m], middle[j, other])
+                    weight = negative_weight(s) * math.exp(negative_weight(s) * (s - 0.5))
+                    low, low_weight = low + weight * distance(centre[i, m], c), low_weight + weight
+        term = up / up_weight - low / low_weight + margin
         total += max(0.0, term) if hinge else term
     return total / len(identities)
 

@@ -24,7 +24,7 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"losses.cmcd.weight": 2.0}, "unknown loss 'cmcd': did you mean 'cmdc'?"),
         ({"epochs": "3"}, "epochs: Input should be a valid integer (given: '3')"),
         ({"epochs": True}, "epochs: "),
-        ({"epochs": 0}, "epochs: "),
+        ({"epochs": -1}, "epochs: "),
         ({"dataset": "sysy"}, "dataset: "),
         ({"dataset": "folder"}, "data: Field required"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
@@ -88,7 +88,7 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
         "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
         "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,
         "milestones": [1, 2, 3], "gamma": 0.5, "pad": 1, "flip": 0.1, "erase": 0.5, "trials": 3,
-        "precision": "float32", "sync_bn": False,
+        "precision": "float32", "sync_bn": False, "one_stream": True,
     }  # fmt: skip
     assert set(changed) == set(Experiment.model_fields) - NOT_HASHED
     ids = {base.but(**{name: value}).run_id for name, value in changed.items()}

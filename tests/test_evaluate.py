@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+import torch
 
 from vtlib import evaluate
 
@@ -441,3 +442,21 @@ def test_regdb_leaves_its_arguments_alone():
     before = [array.copy() for array in case]
     evaluate.regdb(*case)
     assert all(np.array_equal(a, b) for a, b in zip(before, case, strict=True))
+
+
+def test_margins_by_hand():
+    # person 1: visible (1, 0), thermal (1, 0) and (0, 1); person 2: visible (0, 1), thermal (0, 1)
+    features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [0, 1]])
+    pids, modality = np.array([1, 2, 1, 1, 2]), np.array([0, 0, 1, 1, 1])
+    found = evaluate.margins(features, pids, modality).margin
+    # thermal images of 1: 1 - 0 and 0 - 1, mean 0; of 2: 1 - 0
+    assert found.to_dict() == {1: 0.0, 2: 100.0}
+
+
+def test_what_queries_add_is_their_mean_over_trials_and_nan_without_a_match():
+    nan = np.nan
+    first = evaluate.Ranked(np.array([1, 6, 0]), np.array([1.0, 0.2, nan]), np.array([1.0, 0.1, nan]))
+    second = evaluate.Ranked(np.array([2, 1, 0]), np.array([0.5, 1.0, nan]), np.array([0.5, 1.0, nan]))
+    found = evaluate.of_queries([first, second])
+    assert found.rank1.tolist()[:2] == [0.5, 0.5] and found.rank5.tolist()[:2] == [1.0, 0.5]
+    assert found.mAP.tolist()[:2] == [0.75, 0.6] and found.iloc[2].isna().all()

@@ -1,11 +1,6 @@
 """The command line: strict names, one clear sentence on failure, nothing finished made again."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import nbformat
 import numpy as np
@@ -109,7 +104,8 @@ def test_values_are_typed():
         (["train", "profile=quick", "dataset=[1]"], "dataset: Input should be"),
         (["data", "make", "synvt_susy"], "unknown data set 'synvt_susy': did you mean 'synvt_sysu'?"),
         (["data", "describe", "nowhere"], "nowhere"),
-        (["suite", "--profile", "quick", "S1.T9"], "unknown item 'S1.T9': did you mean"),
+        (["all", "--profile", "quick", "S1.T9"], "unknown table, figure or notebook 'S1.T9': did you mean"),
+        (["all", "--profile", "quik"], "unknown profile 'quik': did you mean 'quick'"),
         (["notebook", "nowhere.ipynb"], "notebook nowhere.ipynb does not exist"),
     ],
 )
@@ -120,7 +116,7 @@ def test_failures_are_one_sentence_and_a_non_zero_exit(home, capsys, call, sente
 
 
 def test_every_command_has_help(capsys):
-    for command in ("", "notebook", "train", "suite", "all", "data"):
+    for command in ("", "notebook", "train", "all", "job", "data", "plan", "results"):
         with pytest.raises(SystemExit) as stop:
             launch.main([command, "--help"] if command else ["--help"])
         assert stop.value.code == 0 and "usage" in capsys.readouterr().out
@@ -150,57 +146,6 @@ def test_a_set_is_made_like_another_one(tmp_path, capsys):
     (tmp_path / "val_id.txt").unlink()
     assert launch.main(["data", "make", "synvt_sysu_quick", str(root), "--like", str(tmp_path)]) == 1
     assert "val_id.txt is missing" in capsys.readouterr().err
-
-
-def test_suite_makes_what_is_missing_and_reports_a_failed_run(home, capsys, monkeypatch):
-    assert launch.main(["suite", "--profile", "quick", "S1.F5", "--jobs", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "2 runs at a time; " in said and "% of the time of" in said and "GB (host)" in said
-    assert launch.main(["suite", "--profile", "quick", "S1.F5"]) == 0
-    assert "2 runs, 2 finished, 0 to make" in capsys.readouterr().out
-    from vtlib import papers
-
-    broken = papers.experiment("quick", "cmdc", data="nowhere", seed=99)
-    monkeypatch.setattr(papers, "experiments", lambda *a: [broken])
-    assert launch.main(["suite", "--profile", "quick"]) == 1
-    error = capsys.readouterr().err
-    assert "failed: cmdc on nowhere, seed 99" in error and f"{broken.run_id}.log" in error
-
-
-def test_suite_makes_the_first_run_alone_where_it_is_not_known_how_many_fit(home, capsys, monkeypatch):
-    from vtlib import machine, papers
-
-    wanted = [papers.experiment("quick", "cmdc", seed=s) for s in (51, 52, 53)]
-    monkeypatch.setattr(papers, "experiments", lambda *a: wanted)
-    monkeypatch.setattr(machine, "places", lambda peak: machine.UNKNOWN if not jobs else 2)
-    jobs, called = [], []
-
-    def no_training(experiments, logs, n, bar):
-        jobs.append(n), called.append([e.seed for e in experiments])
-        return []
-
-    monkeypatch.setattr(launch, "side_by_side", no_training)
-    assert launch.main(["suite", "--profile", "quick"]) == 0
-    assert (jobs, called) == ([1, 2], [[51], [52, 53]])
-
-
-def heed_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_ctrl_c_stops_the_suite_at_once_and_keeps_what_is_finished(home, tmp_path):
-    environment = os.environ | {"VTLIB_RESULTS": str(tmp_path)}
-    call = [sys.executable, "-m", "vtlib.launch", "suite", "--profile", "quick", "--jobs", "1", "S1.T3"]
-    pipe = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    # tests that a shell runs in the background inherit an ignored Ctrl-C: a terminal's program does not
-    process = subprocess.Popen(call, env=environment, preexec_fn=heed_ctrl_c, **pipe)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("quick/runs/*/metrics.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode == 130 and "the same command goes on from there" in error
-    assert 1 <= len(list(tmp_path.glob("quick/runs/*/metrics.json"))) < 4
 
 
 def test_metrics_json_is_valid_and_printed_by_train(home, capsys):

@@ -22,6 +22,8 @@ OPTIONS = [
     ("cmdc", {"margin": 1.7}),
     ("cmdc", {"hinge": False}),
     ("cmdc", {"hinge": False, "margin": 0.0}),
+    ("cmdc", {"bound": "awl"}),
+    ("cmdc", {"bound": "awl", "hinge": False, "margin": 0.1}),
     ("center_constraint", {}),
 ]
 
@@ -259,7 +261,31 @@ def test_cmdc_without_hinge_is_negative_when_separated():
     assert losses.cmdc(*drawn, hinge=False).item() == pytest.approx(-9.7, abs=1e-5)
 
 
-@pytest.mark.parametrize("name, given", OPTIONS)
+def test_cmdc_weights_are_constants_for_the_gradient():
+    features, labels, modality = batch([(2, 2), (1, 3), (2, 1)], dimension=3, seed=8)
+    held, small = features.numpy().copy(), 1e-6
+    losses.cmdc(features.requires_grad_(), labels, modality, bound="awl", hinge=False).backward()
+    for at in np.ndindex(held.shape):
+        ends = []
+        for step in (small, -small):
+            moved = held.copy()
+            moved[at] += step
+            y, m = labels.numpy(), modality.numpy()
+            ends.append(oracles.cmdc_weighted(moved, y, m, 0.3, False, weights_of=held))
+        assert features.grad[at].item() == pytest.approx((ends[0] - ends[1]) / (2 * small), abs=1e-7)
+
+
+def test_cmdc_with_equal_weights_is_a_difference_of_means():
+    # All cosines are 1 on one side of the origin, so the weights of a bound are equal. Identity 1 at 1 (visible) and 3
+    # (thermal): distances 0, 2, 2, 0 to its centres, mean 1; identity 2 at 10 and 14: mean 2. Centres of both:
+    # 9, 13, 7, 11, mean 10. Terms 1 - 10 + 10 = 1 and 2 - 10 + 10 = 2
+    drawn = on_line((1, 1, 0), (3, 1, 1), (10, 2, 0), (14, 2, 1))
+    assert losses.cmdc(*drawn, bound="awl", margin=10.0).item() == pytest.approx(1.5, abs=1e-12)
+    with pytest.raises(ValueError, match="bound 'soft' is not known: choose one of hard, awl"):
+        losses.cmdc(*drawn, bound="soft")
+
+
+@pytest.mark.parametrize("name, given", [o for o in OPTIONS if o[1].get("bound") != "awl"])
 def test_gradcheck(name, given):
     features, labels, modality = batch([(2, 2), (1, 3), (2, 1)], dimension=4, seed=8)
     assert torch.autograd.gradcheck(

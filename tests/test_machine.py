@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from vtlib import machine, runs
+from vtlib import machine
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def test_free_memory_heeds_the_limit_of_the_control_group(monkeypatch, tmp_path)
 
 
 def test_the_peak_is_the_most_of_all_finished_runs(tmp_path):
-    assert runs.peak_memory_of_finished(tmp_path) == {}
+    assert machine.peak_memory_of_finished(tmp_path) == {}
     for name, said in {"a": {"host": 1.5}, "b": {"host": 1.0, "device": 3.0}, "old": None}.items():
         (tmp_path / "runs" / name).mkdir(parents=True)
         text = json.dumps({"peak_memory": said} if said else {})
         (tmp_path / "runs" / name / "metrics.json").write_text(text)
-    assert runs.peak_memory_of_finished(tmp_path) == {"host": 1.5, "device": 3.0}
+    assert machine.peak_memory_of_finished(tmp_path) == {"host": 1.5, "device": 3.0}
 
 
 def test_use_is_of_child_processes_and_of_the_gpu_that_nvidia_smi_sees(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Every notebook: anatomy read from its source, and executed by papermill on the quick profile."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -60,6 +61,9 @@ def test_every_parameter_is_documented_to_papermill(path):
 @named
 def test_runs_on_the_quick_profile(path, home):
     given = {"profile": "quick", **QUICK.get(path.stem, {})}
+    if path.stem.startswith("9"):  # it reads what the others wrote
+        for other in NOTEBOOKS[: NOTEBOOKS.index(path)]:
+            launch.run_notebook(other, {"profile": "quick", **QUICK.get(other.stem, {})})
     launch.run_notebook(path, given)
     (out,) = (home / "results" / "quick" / "notebooks").glob(f"{path.stem}*.ipynb")
     nb = nbformat.read(out, 4)
@@ -77,14 +81,33 @@ def test_every_item_of_the_paper_has_its_report(home):
 
     for path in NOTEBOOKS:
         launch.run_notebook(path, {"profile": "quick", **QUICK.get(path.stem, {})})  # up to date: seconds
+    folder = home / "results" / "quick" / "report"
+    where, named = pd.read_csv(folder / "provenance.csv").set_index("run_id"), set()
     for key in papers.ITEMS:
-        table = pd.read_csv(home / "results" / "quick" / "report" / f"{key}.csv")
-        assert {"row", "metric", "printed", "measured", "sd"} <= set(table), key
-        assert table.measured.notna().any(), key
-        assert (home / "results" / "quick" / "report" / f"{key}.txt").read_text().strip()
-    table = pd.read_csv(home / "results" / "quick" / "report" / "S1.T3.csv")
+        table = pd.read_csv(folder / f"{key}.csv")
+        assert {"row", "metric", "printed", "measured", "sd", "run_ids"} <= set(table), key
+        assert table.measured.notna().any() and table[table.measured.notna()].run_ids.notna().all(), key
+        assert (folder / f"{key}.txt").read_text().strip() and "\\toprule" in (folder / f"{key}.tex").read_text()
+        claimed = pd.read_csv(folder / f"{key}.claims.csv")
+        assert len(claimed) or key == "S2.F3", key
+        named |= {i for ids in pd.concat([table.run_ids, claimed.run_ids]).dropna() for i in ids.split()}
+    assert named == set(where.index) and all((folder.parent / path).is_file() for path in where.config)
+    table = pd.read_csv(folder / "S1.T3.csv")
     row = table[(table.row == "DPAN+CMDC") & (table.metric == "rank1")].iloc[0]
     assert row.printed == 57.74 and row.measured != row.printed and len(row.run_ids.split()) == row.runs
+
+
+def test_the_report_is_one_page_without_a_network(home):
+    """Runs after the notebooks above."""
+    out = papers.page(home / "results" / "quick" / "notebooks" / "90_report.ipynb")
+    text = out.read_text()
+    assert out.name == "90_report.html" and "DPAN+CMDC over Baseline" in text and "data:image/png;base64" in text
+    assert "<script" not in text and "@import" not in text
+    assert not re.search(r"<(link|img|iframe|source)[^>]*(src|href)=.?(https?:)?//", text)
+    assert 'href="20_ablation.ipynb"' in text and 'href="../report/S1.T3.tex"' in text
+    linked = set(re.findall(r'href="((?:\.\./report/)?[^"#:]+\.(?:csv|tex|pdf|png|txt|ipynb))"', text))
+    assert len(linked) > 60 and all((out.parent / link).exists() for link in linked)
+    assert "papers.overview(" not in text  # results, not code
 
 
 def test_train_notebook_searches_real_images(home, shared):

@@ -163,3 +163,34 @@ def test_a_missing_data_set_is_one_sentence_before_any_work(home):
     command = [sys.executable, "-m", "vtlib.launch", "train", "profile=quick", "data=nowhere"]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 1 and "nowhere" in out.stderr and len(out.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("dataset", ["sysu", "regdb"])
+def test_single_queries_give_the_stored_metrics(home, dataset):
+    run = runs.run(experiment("quick", "cmdc", device="cpu", dataset=dataset))
+    for protocol in run.metrics["protocols"]:
+        each = run.queries(protocol)
+        assert len(each) == run.trials(protocol).queries.iloc[0] and each.row.is_unique
+        np.testing.assert_allclose(each[runs.METRICS].mean(), run.trials(protocol)[runs.METRICS].mean(), atol=1e-9)
+        assert each is runs.Run(run.experiment, run.folder).queries(protocol)  # once in a process
+    with pytest.raises(ValueError, match="has no protocol"):
+        run.queries("sysu nowhere")
+
+
+def test_features_that_are_not_the_metrics_own_are_refused(home, done, tmp_path):
+    folder = shutil.copytree(done.folder, tmp_path / "run")
+    stored = json.loads((folder / "metrics.json").read_text())
+    for trial in stored["protocols"]["sysu all 1-shot official"]:
+        trial["mAP"] += 0.01
+    (folder / "metrics.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="does not give the sysu all 1-shot official"):
+        runs.Run(done.experiment, folder).queries("sysu all 1-shot official")
+
+
+def test_a_run_of_no_epochs_is_the_network_as_it_starts(home):
+    wanted = experiment("quick", "identity", epochs=0, device="cpu")
+    run = runs.run(wanted)
+    assert run.history.empty and run.metrics["train_seconds"] == 0 and run.metrics["protocols"]
+    start = train.make_net(wanted, run.net().num_classes).state_dict()
+    assert all(torch.equal(start[name], value) for name, value in run.net().state_dict().items())
+    assert runs.run(wanted).metrics == run.metrics and not (run.folder / "checkpoint.pt").exists()

@@ -244,7 +244,7 @@ def test_unknown_camera_is_named():
 
 
 def test_presets():
-    assert {name.rsplit("_", 1)[-1] for name in PRESETS} == {"quick", "full", "sysu", "regdb"}
-    assert all(name.startswith(f"synvt_{spec.layout}") for name, spec in PRESETS.items())
+    assert {name.rsplit("_", 1)[-1] for name in PRESETS} == {"quick", "full", "sysu", "regdb", "start"}
+    assert all(name.startswith((f"synvt_{spec.layout}", "synvt_start")) for name, spec in PRESETS.items())
     rows = synthetic.sheet(PRESETS["synvt_regdb_quick"], pids=[1, 2, 3], cams=[1, 2])
     assert rows.shape == (2 * 96, 3 * 48, 3) and rows.std() > 10

@@ -9,14 +9,20 @@ model       two-stream ResNet, position attention, pooling, neck, part heads
 losses      pure functions with one contract
 pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
+pretrain    the starts: weights from SynVT people of their own
 train       fit(): the only place with backward()
 parallel    several processes, one experiment
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
-papers      the papers' tables as printed, and the experiments each needs
+compare     is one system better: paired differences, a bootstrap over people, verdicts
+papers      the papers' tables as printed, the experiments each needs, claims, and the report
+plan        what a profile will take: data checked, runs, hours, disk
+exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out
 launch      the command line
+graph       the Snakefile's plan, one job of it, and what became of them all
+files       where data and results lie, and files that are whole or absent
 machine     cores and memory: how many runs fit beside each other
 """
 

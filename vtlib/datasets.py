@@ -8,7 +8,6 @@ A table has one row an image, sorted by path, with columns
 Every fact comes from the names of folders or from the set's own lists, never from a position in a path.
 """
 
-import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.io import loadmat
 from tqdm.contrib.concurrent import thread_map
 
 from .config import unknown
+from .files import data_root
 
 COLUMNS = ["path", "pid", "cam", "modality", "split", "number", "frame"]
 SPLITS = ("train", "val", "test")
@@ -44,11 +44,6 @@ PUBLISHED = {
 }
 
 
-def data_root() -> Path:
-    """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
-    return Path(os.environ.get("VTLIB_DATA") or Path(__file__).parents[1] / "data").expanduser().absolute()
-
-
 def locate(name: str | Path) -> Path:
     """The folder `name` where there is one, else the folder of that name in data_root(); else FileNotFoundError."""
     for place in (here := Path(name).expanduser(), there := data_root() / name):
@@ -56,6 +51,19 @@ def locate(name: str | Path) -> Path:
             return place
     make = f"`python -m vtlib.launch data make {name}` makes an embedded set, data/README.md has the real ones"
     raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
+
+
+def is_there(name: str | Path) -> bool:
+    """Whether locate() finds it."""
+    try:
+        return bool(locate(name))
+    except FileNotFoundError:
+        return False
+
+
+def is_drawn(root: Path) -> bool:
+    """Whether SynVT drew a set, whatever the name of its folder says."""
+    return (root / "synvt.json").is_file()
 
 
 def read(layout: str, root: str | Path, *, split: int = 1) -> pd.DataFrame:

@@ -8,8 +8,9 @@ a query allow to count, and many to find in the sorted scores.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +99,19 @@ def rank_queries(
             scores = np.where(as_array(taken(exclude, rows)), -np.inf, scores)
         fill(ranked, rows, query_pids, scores, gallery)
     return ranked
+
+
+def of_queries(trials: Iterable[Ranked]) -> pd.DataFrame:
+    """What each query adds to a protocol's metrics: rank1, ..., mAP, mINP (Q rows), fractions, mean over its trials.
+
+    Its mean over the queries is the protocol's mean over trials, since who has a match has one in every trial: each
+    draws as many images from every set. A query without a match is NaN, as it is no part of the metrics.
+    """
+    tables = []
+    for ranked in trials:
+        found = {f"rank{k}": np.where(ranked.first > 0, ranked.first <= k, np.nan) for k in RANKS}
+        tables.append(np.stack([*found.values(), ranked.ap, ranked.inp], 1))
+    return pd.DataFrame(np.mean(tables, axis=0), columns=[*found, "mAP", "mINP"])
 
 
 def nothing_found(queries: int) -> Ranked:
@@ -244,7 +258,7 @@ class SysuSearch:
         query = np.flatnonzero(np.isin(cams, QUERY_CAMERAS))
         query = query[np.argsort(pids[query], kind="stable")]
         candidates = np.flatnonzero(np.isin(cams, GALLERY_CAMERAS["all"]))
-        self.query_pids, self.pids = pids[query], pids[candidates]
+        self.query, self.query_pids, self.pids = query, pids[query], pids[candidates]
         self.scores = finite(as_array(similarity_matrix(features[query], features[candidates], metric)))
         self.scores[np.ix_(cams[query] == 3, cams[candidates] == 2)] = -np.inf
         keys = zip(cams[candidates].tolist(), self.pids.tolist(), numbers[candidates].tolist(), strict=True)
@@ -255,21 +269,28 @@ class SysuSearch:
         self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
     ) -> pd.DataFrame:
         """The table of sysu() for one setting."""
+        found = enumerate(self.ranked(mode, shots, gallery, permutations, trials))
+        rows = [row(mean_over_queries(r, len(g.identities)), len(g.columns), trial=trial) for trial, (r, g) in found]
+        return pd.DataFrame(rows)
+
+    def ranked(
+        self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
+    ) -> Iterator[tuple[Ranked, Gallery]]:
+        """What the queries `self.query` find in each trial's gallery, and that gallery, in one setting."""
         if mode not in GALLERY_CAMERAS:
             raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
         if shots < 1 or trials < 1:
             raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
         sets = self.sets[self.sets.index.isin(GALLERY_CAMERAS[mode], level=1)]
-        rows, known, every = [], {}, np.arange(len(self.query_pids))
+        known, every = {}, np.arange(len(self.query_pids))
         for trial in range(trials):
             columns = np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
             # who has no more images than shots draws the same in every trial
             if (same := np.sort(columns).tobytes()) not in known:
-                ranked, chosen = nothing_found(len(every)), Gallery(self.pids[columns], True, columns)
-                fill(ranked, every, self.query_pids, self.scores, chosen)
-                known[same] = mean_over_queries(ranked, len(chosen.identities))
-            rows.append(row(known[same], len(columns), trial=trial))
-        return pd.DataFrame(rows)
+                found, chosen = nothing_found(len(every)), Gallery(self.pids[columns], True, columns)
+                fill(found, every, self.query_pids, self.scores, chosen)
+                known[same] = found, chosen
+            yield known[same]
 
 
 def sysu(
@@ -402,8 +423,18 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-@torch.compiler.set_stance("force_eager")  # compiled networks are so for a training batch
-@torch.inference_mode()
+def forward_only(call: Callable) -> Callable:
+    """A function that runs without gradients and eagerly: compiled networks are so for a training batch."""
+
+    @wraps(call)
+    def eager(*given, **named):
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):  # imports torch._dynamo, so not earlier
+            return call(*given, **named)
+
+    return eager
+
+
+@forward_only
 def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> Tensor:
     """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
 
@@ -449,6 +480,19 @@ def separation(
     parts = [torch.histc(s.float(), bins, -1, 1) / len(s) for s in (same, different)]
     means = {"same person": same.mean().item(), "different people": different.mean().item()}
     return means | {"overlap": torch.minimum(*parts).sum().item()}
+
+
+def margins(features: Tensor, pids: np.ndarray, modality: np.ndarray) -> pd.DataFrame:
+    """By how much a person's images of both modalities agree more than with others': pid (index), margin.
+
+    margin: mean cosine similarity of the person's visible-thermal pairs less that of the pairs of its thermal images
+    with other people's visible ones, times 100. Args: as in cross_similarities().
+    """
+    visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
+    similarity = 100 * similarity_matrix(features[thermal], features[visible]).double().numpy()
+    same = pids[thermal][:, None] == pids[visible]
+    margin = (similarity * same).sum(1) / same.sum(1) - (similarity * ~same).sum(1) / (~same).sum(1)
+    return pd.DataFrame({"pid": pids[thermal], "margin": margin}).groupby("pid").mean()
 
 
 def gradient_histogram(pixels: np.ndarray, cell: int = 8, bins: int = 9) -> Tensor:

@@ -43,6 +43,17 @@ def store(table: pd.DataFrame, root: str | Path, height: int, width: int, *, cac
         cache: folder of the stores, by default .store in the data root.
     Raises: ValueError naming a file that cannot be decoded; FileNotFoundError for one that is missing.
     """
+    pixels, record = store_files(table, root, height, width, cache)
+    if not (pixels.is_file() and record.is_file()):
+        pixels.parent.mkdir(parents=True, exist_ok=True)
+        _build(Path(root).absolute(), table.path.tolist(), (height, width), pixels, record)
+    return Store(np.load(pixels, mmap_mode="r"), json.loads(record.read_text())["digest"])
+
+
+def store_files(
+    table: pd.DataFrame, root: str | Path, height: int, width: int, cache: str | Path | None = None
+) -> tuple[Path, Path]:
+    """Where the pixels and the record of a store lie, or will lie: arguments and errors of store()."""
     root, paths = Path(root).absolute(), table.path.tolist()
     if not paths:
         raise ValueError(f"{root}: the table is empty, there is no image to decode")
@@ -50,11 +61,7 @@ def store(table: pd.DataFrame, root: str | Path, height: int, width: int, *, cac
     listing = [str(root), height, width, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in facts)]
     key = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:24]
     cache = Path(cache or data_root() / ".store")
-    pixels, record = cache / f"{key}.npy", cache / f"{key}.json"
-    if not (pixels.is_file() and record.is_file()):
-        cache.mkdir(parents=True, exist_ok=True)
-        _build(root, paths, (height, width), pixels, record)
-    return Store(np.load(pixels, mmap_mode="r"), json.loads(record.read_text())["digest"])
+    return cache / f"{key}.npy", cache / f"{key}.json"
 
 
 def _build(root: Path, paths: list[str], size: tuple[int, int], pixels: Path, record: Path) -> None:

@@ -2,27 +2,23 @@
 
 python -m vtlib.launch notebook notebooks/10_train.ipynb method=cmdc seed=1
 python -m vtlib.launch train profile=cpu method=cmdc losses.cmdc.weight=2
-python -m vtlib.launch suite --profile cpu --jobs 2
+python -m vtlib.launch all --profile cpu S1.T3 40_tsne
 python -m vtlib.launch data make synvt_sysu
 """
 
 import argparse
 import ast
-import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import yaml
 
-from .config import DATA, PROFILES, Experiment, experiment, resolve_profile, unknown
+from . import graph
+from .files import results_root, shown, write_json
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
@@ -35,21 +31,42 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("parameters", nargs="*", metavar="key=value", help="as papermill --help-notebook PATH lists them")
     sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
     sub = command(commands, "train", train, "run one experiment, or load it if it is finished")
-    sub.add_argument("fields", nargs="*", metavar="key=value", help=f"of {', '.join(Experiment.model_fields)}")
-    whole = command(commands, "all", everything, "data, suite, every notebook, and a summary: what run_all.sh runs")
-    sub = command(commands, "suite", suite, "make every run that the tables and figures need, several at a time")
-    sub.add_argument("items", nargs="*", metavar="S1.T3", help="tables and figures; default: all")
-    for each in (whole, sub):
-        each.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
-        each.add_argument(
-            "--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold"
-        )
+    sub.add_argument("fields", nargs="*", metavar="key=value", help="fields of vtlib.config.Experiment")
+    sub = command(commands, "all", everything, "data, runs, notebooks, report: what run_all.sh runs")
+    sub.add_argument("targets", nargs="*", metavar="S1.T3|20_ablation", help="tables, figures, notebooks; default: all")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper; auto: gpu where there is one, or cpu")
+    sub.add_argument("--data", type=Path, metavar="ROOT", help="folder of the data sets, as VTLIB_DATA")
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    sub.add_argument("--cluster", default="", metavar="slurm", help="a Snakemake executor instead of this machine")
+    sub.epilog = "Options of Snakemake follow behind --, as in: -- --default-resources slurm_partition=gpu runtime=600"
+    sub = command(commands, "job", lambda arguments: graph.make(arguments.plan, arguments.name), "one job of a plan")
+    sub.add_argument("plan", type=Path, help="a plan.json that `all` has made")
+    sub.add_argument("name", help="a run id, a notebook or a data set of the plan")
     sub = command(commands, "data", data, "make, check, describe or show a data set")
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
     sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
-    arguments = parser.parse_args(argv)
+    sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
+    sub.add_argument("action", choices=["make", "describe"])
+    sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
+    sub.add_argument("path", nargs="?", type=Path, help="the file, by default where weights=synvt looks for it")
+    sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
+    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub = command(commands, "results", results, "one file of results to send, and such files beside the printed tables")
+    actions = sub.add_subparsers(dest="action", required=True)
+    sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
+    sub.add_argument("path", type=Path, help="the file to write, like ours.zip")
+    sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
+    sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
+    sub.add_argument("files", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
+    argv = sys.argv[1:] if argv is None else argv
+    own = argv.index("--") if "--" in argv else len(argv)
+    arguments = parser.parse_args(argv[:own])
+    arguments.more = argv[own + 1 :]
     try:
         return arguments.call(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
@@ -92,6 +109,8 @@ def check_parameters(where: str, declared: dict[str, str], given: dict[str, obje
     """Stop before any work on a name that is not declared {name: type}, or a value of another type."""
     for name, value in given.items():
         if name not in declared:
+            from .config import unknown  # imports torch, which a right name need not wait for
+
             raise ValueError(f"{where}: {unknown('parameter', name, declared)}")
         wanted = PYTHON_TYPES.get(declared[name].split("[")[0], object)
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
@@ -132,7 +151,7 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
     """The executed copy under results/<profile>/notebooks, and beside it, written last, a stamp of its origin."""
     import papermill
 
-    from .runs import results_root, write_json
+    from .config import resolve_profile
 
     known = papermill.inspect_notebook(str(path))
     check_parameters(str(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
@@ -142,54 +161,31 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
     folder = results_root() / profile / "notebooks"
     label = "".join(f"-{k}={v}" for k, v in sorted(given.items()) if k != "profile").replace("/", "_").replace(" ", "")
     target, stamp = folder / f"{path.stem}{label}.ipynb", folder / f"{path.stem}{label}.json"
-    key = content_key(path, given)
-    if not force and target.is_file() and stamp.is_file() and json.loads(stamp.read_text())["key"] == key:
+    origin = {"key": graph.digest([path, *graph.code()], given)}
+    if not force and target.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == origin:
         print(f"{path.name}: up to date, {shown(target)}")
         return
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     execute(path, target, given)
-    write_json(stamp, {"key": key})
+    write_json(stamp, origin)
     print(f"{path.name}: {shown(target)}", flush=True)
 
 
 def everything(arguments) -> int:
     """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
-    start, profile = time.perf_counter(), resolve_profile(arguments.profile)
-    from . import runs
+    if arguments.data:
+        os.environ["VTLIB_DATA"] = str(arguments.data.expanduser().absolute())
+    if (profile := arguments.profile) == "auto":
+        from .config import resolve_profile  # imports torch, which a finished tree need not wait for
 
-    failures = 0
-    for name in DATA[profile].values():
-        try:
-            runs.data_folder(name)
-        except (FileNotFoundError, ValueError) as error:  # who has one of the real sets can run its half
-            failures += 1
-            print(f"failed: {error}", file=sys.stderr)
-    failures += suite(argparse.Namespace(profile=profile, jobs=arguments.jobs, items=[]))
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        try:
-            run_notebook(path, {"profile": profile})
-        except (RuntimeError, ValueError, OSError) as error:
-            failures += 1
-            print(f"failed: {error}", file=sys.stderr)
-    root = runs.results_root() / profile
-    print(f"\n{profile}, in {shown(root)} (notebooks/, report/, runs/):")
-    for line in sorted((root / "report").glob("*.txt")):
-        print(f"  {line.stem}: {line.read_text().strip()}")
-    print(f"{time.perf_counter() - start:.0f} s")
-    return 1 if failures else 0
+        profile = resolve_profile(profile)
+    if profile == "paper":
+        from . import plan
 
-
-def shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def content_key(path: Path, given: dict) -> str:
-    """Hash of all that an executed notebook depends on besides its runs: its source, parameters and the package."""
-    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    for file in [path, *sorted(Path(__file__).parent.glob("*.py"))]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+        plan.state(profile, arguments.jobs)
+    asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
+    return graph.run(profile, *asked)
 
 
 def execute(path: Path, target: Path, given: dict) -> None:
@@ -213,6 +209,8 @@ def execute(path: Path, target: Path, given: dict) -> None:
 
 def train(arguments) -> None:
     """Run one experiment, in one process or in those of torchrun or srun, and print its metrics by protocol."""
+    from .config import experiment, resolve_profile
+
     fields = pairs(arguments.fields)
     fields["profile"] = resolve_profile(fields.get("profile", "auto"))
     wanted = experiment(**fields)
@@ -227,70 +225,10 @@ def train(arguments) -> None:
     print((table.assign(**100 * table[runs.METRICS])).round(2).to_string())
 
 
-def suite(arguments) -> int:
-    """Make every run that is missing, each in a process of its own; a failed run leaves the others going."""
-    from . import machine, papers, runs
-
-    profile = resolve_profile(arguments.profile)
-    for item in arguments.items:
-        if item not in papers.ITEMS:
-            raise ValueError(unknown("item", item, papers.ITEMS))
-    wanted = papers.experiments(profile, arguments.items or list(papers.ITEMS))
-    root = runs.results_root() / profile
-    missing = [e for e in wanted if not (root / "runs" / e.run_id / "metrics.json").is_file()]
-    print(f"{profile}: {len(wanted)} runs, {len(wanted) - len(missing)} finished, {len(missing)} to make")
-    if not missing:
-        return 0
-    from tqdm.auto import tqdm
-
-    failed = []
-    (root / "logs").mkdir(parents=True, exist_ok=True)
-    with machine.watched() as used, tqdm(desc="runs", total=len(missing), unit="run") as bar:
-        while missing:
-            # on a GPU the first run is made alone: it tells how many fit beside each other
-            jobs = arguments.jobs or machine.places(runs.peak_memory_of_finished(root))
-            now = missing[:1] if jobs == machine.UNKNOWN else missing
-            failed += side_by_side(now, root / "logs", max(1, jobs), bar)
-            missing = missing[len(now) :]
-    for e in failed:
-        log = root / "logs" / f"{e.run_id}.log"
-        last = log.read_text().strip().splitlines()[-1:]
-        print(f"failed: {e.method} on {e.data}, seed {e.seed}: {''.join(last)} ({shown(log)})", file=sys.stderr)
-    peak = ", ".join(f"{gb:.1f} GB ({where})" for where, gb in runs.peak_memory_of_finished(root).items())
-    print(f"{jobs} runs at a time; {used}; a run took at most {peak}")
-    return 1 if failed else 0
-
-
-def side_by_side(wanted: list[Experiment], logs: Path, jobs: int, bar) -> list[Experiment]:
-    """Make runs, `jobs` at a time; returns those that failed."""
-    from . import machine
-
-    threads, failed = str(max(1, machine.cores() // jobs)), []
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(train_process, e, logs, threads): e for e in wanted}
-        try:
-            for future in as_completed(futures):
-                bar.update()
-                if future.result():
-                    failed.append(futures[future])
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)  # else leaving the pool would start what still waits
-            raise
-    return failed
-
-
-def train_process(wanted: Experiment, logs: Path, threads: str) -> int:
-    """One run in a process of its own, its output in a log; returns the exit code."""
-    fields = [f"{k}={json.dumps(v)}" for k, v in wanted.model_dump(mode="json").items()]
-    environment = os.environ | {"OMP_NUM_THREADS": threads}
-    with (logs / f"{wanted.run_id}.log").open("w") as log:
-        call = [sys.executable, "-m", "vtlib.launch", "train", *fields]
-        return subprocess.run(call, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-
-
 def data(arguments) -> int:
     """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
     from . import datasets, synthetic
+    from .config import DATA
 
     if arguments.action == "make":
         spec = synthetic.preset(arguments.name)
@@ -319,6 +257,19 @@ def data(arguments) -> int:
     return 0
 
 
+def weights(arguments) -> None:
+    """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
+    from . import model, pretrain
+    from .config import unknown
+
+    if arguments.backbone not in pretrain.STARTS:
+        raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))
+    path = arguments.path or model.weights_file(arguments.backbone, "synvt")
+    if arguments.action == "make" and not path.is_file():
+        pretrain.make(arguments.backbone, path)
+    print(f"{shown(path)}: {pretrain.describe(path)}")
+
+
 def show(table, root: Path, target: Path, people: int = 12) -> None:
     """A picture of the first people of a set: a column each, a row for each camera, visible ones first."""
     import numpy as np
@@ -337,6 +288,25 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
     print(f"{target}: {image.width} x {image.height}")
+
+
+def plan(arguments) -> None:
+    """Check the data, count runs, probe the time, hold the disk against it."""
+    from . import plan
+    from .config import resolve_profile
+
+    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+
+
+def results(arguments) -> None:
+    """Write finished runs as one file, or show such files beside the printed tables."""
+    from . import exchange
+    from .config import resolve_profile
+
+    if arguments.action == "export":
+        print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    else:
+        print(exchange.compare(arguments.files, arguments.out))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 Mining = Literal["ms", "awl", "none"]
 Relation = Literal["i2i", "c2i", "c2c"]
+Bound = Literal["hard", "awl"]
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -106,12 +107,18 @@ def centres(features: Tensor, member: Tensor) -> Tensor:
     return member @ features[..., None, :, :] / member.sum(2, keepdim=True)
 
 
-def nearest_other_centre(centre: Tensor) -> Tensor:
-    """min over j != i, m, m' of d(c_i^m, c_j^m') for every identity i: (2, P, D) -> (P,)."""
+def between_identities(centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances d(c_i^m, c_j^m') of every identity i, (2, P, D) -> (P, 4P), and which of them have j != i."""
     p = centre.shape[1]
     between = pairwise_distance(centre.flatten(0, 1), centre.flatten(0, 1)).view(2, p, 2, p)
-    own = torch.eye(p, dtype=torch.bool, device=centre.device)[:, None]  # (P, 1, P)
-    return between.masked_fill(own, torch.inf).amin((0, 2, 3))
+    other = ~torch.eye(p, dtype=torch.bool, device=centre.device)[:, None, None].expand(p, 2, 2, p)
+    return between.transpose(0, 1).flatten(1), other.flatten(1)
+
+
+def nearest_other_centre(centre: Tensor) -> Tensor:
+    """min over j != i, m, m' of d(c_i^m, c_j^m') for every identity i: (2, P, D) -> (P,)."""
+    between, other = between_identities(centre)
+    return between.masked_fill(~other, torch.inf).amin(1)
 
 
 def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: float = 0.1) -> Tensor:
@@ -155,24 +162,64 @@ def batch_hard_triplet(
     return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
-def cmdc(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, hinge: bool = True) -> Tensor:
+def cmdc(
+    features: Tensor,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    margin: float = 0.3,
+    hinge: bool = True,
+    bound: Bound = "hard",
+) -> Tensor:
     """Cross-modality dual-constraint loss, S1 Eq. 4: an identity's samples lie nearer than any other's centre.
 
     For identity i: [ max_{x in i, m} d(x, c_i^m) - min_{j != i, m, m'} d(c_i^m, c_j^m') + margin ]_+, averaged over i;
     x runs over the samples of i in both modalities, so that the bound holds across modalities too.
     open: the paper prints no hinge (hinge=False is Eq. 4 to the letter), a sum over i instead of a mean, no margin.
+    bound="awl", in no paper, puts the weighted means of awl_bounds() in the place of max and min.
 
-    Args: features (N, D) before the BN neck; labels, modality (N,); margin in feature-distance units; hinge.
+    Args: features (N, D) before the BN neck; labels, modality (N,); margin in feature-distance units; hinge; bound.
     Returns: () mean over the P identities, in feature-distance units.
-    Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
+    Raises: ValueError naming an identity that lacks a modality, if there is one identity only, or on another bound.
     """
+    if bound not in get_args(Bound):
+        raise ValueError(f"bound {bound!r} is not known: choose one of {', '.join(get_args(Bound))}")
     member, identities, index = members(features, labels, modality, least=2)
     centre, p = centres(features, member), len(identities)  # (2, P, D)
     own = pairwise_distance(features, centre.flatten(0, 1)).view(-1, 2, p)  # (N, 2, P)
-    own = own.amax(1).gather(1, index[:, None])[:, 0]  # (N,) to the further of the two own centres
-    upper = own.new_zeros(p).scatter_reduce(0, index, own, "amax")  # (P,)
-    gap = upper - nearest_other_centre(centre) + margin
+    if bound == "awl":
+        upper, lower = awl_bounds(features, centre, own, index)
+    else:
+        own = own.amax(1).gather(1, index[:, None])[:, 0]  # (N,) to the further of the two own centres
+        upper, lower = own.new_zeros(p).scatter_reduce(0, index, own, "amax"), nearest_other_centre(centre)  # (P,)
+    gap = upper - lower + margin
     return (F.relu(gap) if hinge else gap).mean()
+
+
+def awl_bounds(features: Tensor, centre: Tensor, own: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper and lower bound (P,) of CMDC with the weights of S2's AWL: every distance counts instead of the extreme.
+
+    sum_k w_k d_k / sum_k w_k over the pairs that Eq. 4 of S1 takes the max or min of, with S the pair's cosine
+    similarity, w = W_p exp(-W_p (S - 0.5)) of a sample and a centre of its identity, w = W_n exp(W_n (S - 0.5)) of the
+    centres of two identities, W of S2 Eq. 10.
+    open: in AWL the W stand in exponents, so that the weight of a pair is that in AWL's gradient; as in AWL it is a
+    constant for the gradient. The W alone differ by a factor of 4 at most and would leave next to a plain mean.
+    differs: no pairs are mined, since a far one has next to no weight.
+
+    Args: features (N, D); centre (2, P, D); own (N, 2, P) distances of samples and centres; index (N,) of identities.
+    """
+    unit, middle = (F.normalize(x.detach(), dim=-1) for x in (features, centre))
+    mine = (index == torch.arange(centre.shape[1], device=index.device)[:, None])[:, :, None].expand(-1, -1, 2)
+    near = (unit @ middle.mT).permute(2, 1, 0).flatten(1)  # (P, 2N) cosines of samples and centres
+    far = torch.einsum("mid,njd->imnj", middle, middle).flatten(1)  # (P, 4P) of centres, as between_identities()
+    (pull, _), (_, push) = pair_weights(near), pair_weights(far)
+    between, other = between_identities(centre)
+
+    def mean(dist: Tensor, log_weight: Tensor, pairs: Tensor) -> Tensor:
+        return (log_weight.masked_fill(~pairs, -torch.inf).softmax(1) * dist).sum(1)
+
+    upper = mean(own.permute(2, 0, 1).flatten(1), pull.log() - pull * (near - 0.5), mine.flatten(1))
+    return upper, mean(between, push.log() + push * (far - 0.5), other)
 
 
 def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Tensor:

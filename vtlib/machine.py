@@ -1,5 +1,6 @@
 """What this machine holds: cores, memory, and how much of both a suite of runs used."""
 
+import json
 import os
 import resource
 import shutil
@@ -11,7 +12,6 @@ from pathlib import Path
 from threading import Event, Thread
 
 import psutil
-import torch
 
 GUESS = 2.0  # GB of memory that a run on a CPU takes, until one is finished: the cpu profile's take 1 to 1.5
 SPARE = 0.9  # share of the free memory to fill
@@ -38,11 +38,19 @@ def places(peak: Mapping[str, float]) -> int:
     Args: peak: GB that a finished run took at most, on the "host" and on the "device"; {} before the first.
     """
     fit = min(cores(), int(SPARE * free_memory() / peak.get("host", GUESS)))
+    import torch
+
     if torch.cuda.is_available():
         if "device" not in peak:
             return UNKNOWN
         fit = min(fit, int(SPARE * torch.cuda.mem_get_info()[0] / 1e9 / peak["device"]))
     return max(1, fit)
+
+
+def peak_memory_of_finished(root: Path) -> dict[str, float]:
+    """The most that any finished run under `root`/runs took, as runs.peak_memory() said it; {} before the first."""
+    said = [json.loads(p.read_text()).get("peak_memory", {}) for p in root.glob("runs/*/metrics.json")]
+    return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
 
 
 class Used:

@@ -64,9 +64,10 @@ METHODS = {
     "margin_mmd": method(
         {"hetero_center_triplet": {"weight": 2.0, "margin": 0.3}, "margin_mmd": {"weight": 0.25, "margin": 1.4}}, "mmd"
     ),
-    # no paper crosses them: S1's loss on S2's network, S2's loss on S1's network
+    # no paper crosses them: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's
     "parts_cmdc": method(CMDC, parts=THREE_AND_SIX),
     "dpan_mc": method(mc(), "s1", attention=True),
+    "cmdc_awl": method({"cmdc": CMDC["cmdc"] | {"bound": "awl"}}, "s1"),
 }
 
 # What the `paper` profile sets besides S1's recipe, which Experiment has by default

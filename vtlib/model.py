@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from .config import stripes_do_not_fit
+from .datasets import data_root
 from .losses import at_least_single, beside
 
 
@@ -104,8 +103,10 @@ class PartHead(nn.Module):
         return whole, local, self.classifier(local)
 
 
-def thin_resnet() -> ResNet:
+def thin_resnet() -> nn.Module:
     """ResNet with one basic block a stage and 24, 48, 96, 192 channels (0.7 M parameters): a backbone for CPUs."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     net = ResNet(BasicBlock, [1, 1, 1, 1])
     net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), 24
     for stage, (width, stride) in enumerate([(24, 1), (48, 2), (96, 2), (192, 2)], start=1):
@@ -117,32 +118,53 @@ def thin_resnet() -> ResNet:
     return net
 
 
+SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
 # ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
 FAMILY = ("resnet", "resnext", "wide_resnet")
-BACKBONES = ("thin", *(n for n in torchvision.models.list_models(torchvision.models) if n.startswith(FAMILY)))
 
 
-def load_backbone(name: str, weights: str) -> ResNet:
-    """A torchvision ResNet by name, or "thin", started from `weights`: "none", "imagenet" or a file of a state dict.
+def weights_file(name: str, weights: str) -> Path | None:
+    """The file that `weights` names for a backbone; None for "none" and "imagenet", which are no file of ours.
+
+    "synvt" (pretrain.py) lies in the package, or where it is too large to ship, in the data root.
+    """
+    if weights in ("none", "imagenet"):
+        return None
+    if weights != "synvt":
+        return Path(weights)
+    shipped = SHIPPED / f"synvt_{name}.safetensors"
+    return shipped if shipped.is_file() else data_root() / "weights" / shipped.name
+
+
+def load_backbone(name: str, weights: str) -> nn.Module:
+    """A torchvision ResNet by name, or "thin", started from `weights`: none, synvt, imagenet, or a state dict's file.
 
     Raises: ValueError if the weights do not exist for, or do not fit, this backbone; RuntimeError if their download
     fails; FileNotFoundError naming a missing file.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(BACKBONES)}")
+    from torchvision import models  # here, as its import takes seconds that a reader of finished runs need not wait
+
+    known = ("thin", *(n for n in models.list_models(models) if n.startswith(FAMILY)))
+    if name not in known:
+        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(known)}")
     if weights == "imagenet" and name != "thin":
-        enum = torchvision.models.get_model_weights(name)
+        enum = models.get_model_weights(name)
         try:
-            return torchvision.models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
+            return models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
         except OSError as error:
             raise RuntimeError(
                 f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.IMAGENET1K_V1.url} "
-                "elsewhere and give its path as weights=PATH, or train from scratch with weights=none"
+                f"elsewhere and put the file into {torch.hub.get_dir()}/checkpoints, or give its path as weights=PATH, "
+                "or train from scratch with weights=none"
             ) from error
     if weights == "imagenet":
         raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
-    net = thin_resnet() if name == "thin" else torchvision.models.get_model(name, weights=None)
-    return net if weights == "none" else load_state(net, Path(weights), name)
+    net = thin_resnet() if name == "thin" else models.get_model(name, weights=None)
+    if file := weights_file(name, weights):
+        if weights == "synvt" and not file.is_file():
+            raise FileNotFoundError(f"{file} is not made yet: python -m vtlib.launch weights make {name}")
+        load_state(net, file, name)
+    return net
 
 
 def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
@@ -183,11 +205,13 @@ class TwoStreamNet(nn.Module):
         gem_p: float = 3.0,
         last_stride: int = 1,
         parts: Sequence[tuple[int, int, float]] = (),
+        one_stream: bool = False,
     ):
         super().__init__()
-        first, second = (load_backbone(backbone, weights) for _ in range(2))
-        second.load_state_dict(first.state_dict())  # both streams start alike, also without weights
-        self.specific = nn.ModuleList(specific_stages(net, attention, attention_reduction) for net in (first, second))
+        first, *others = streams = [load_backbone(backbone, weights) for _ in range(2 - one_stream)]
+        for other in others:
+            other.load_state_dict(first.state_dict())  # both streams start alike, also without weights
+        self.specific = nn.ModuleList(specific_stages(net, attention, attention_reduction) for net in streams)
         if last_stride == 1:
             remove_stride(first.layer4[0])
         self.shared = nn.Sequential(first.layer2, first.layer3, first.layer4)
@@ -228,6 +252,8 @@ class TwoStreamNet(nn.Module):
 
     def stage1(self, images: Tensor, modality: Tensor) -> Tensor:
         """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""
+        if len(self.specific) == 1:
+            return self.specific[0](images)
         order, visible = modality.argsort(stable=True), int((modality == 0).sum())
         sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
         images = images if sorted_already else images[beside(order, images)]
@@ -236,10 +262,10 @@ class TwoStreamNet(nn.Module):
         return maps if sorted_already else maps[beside(order.argsort(), maps)]
 
 
-def specific_stages(net: ResNet, attention: bool, reduction: int) -> nn.Sequential:
+def specific_stages(net: nn.Module, attention: bool, reduction: int) -> nn.Sequential:
     """Stage 0 and stage 1 of a ResNet, followed by position attention where asked for."""
     last = net.layer1[-1]
-    channels = (last.conv3 if isinstance(last, Bottleneck) else last.conv2).out_channels
+    channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
     tail = [PositionAttention(channels, reduction)] if attention else []
     return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, *tail)
 

@@ -4,25 +4,30 @@ Printed numbers are percent, exactly as the paper prints them, errors included; 
 right value stands. Measured numbers never enter this file.
 """
 
+import html
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from . import datasets, plots, synthetic
+from .compare import LEVEL, VERDICTS, Gain, differences, gains, verdict
 from .config import DATA, VALIDATION, Experiment, experiment
-from .runs import METRICS, Run, collect, results_root
+from .runs import METRICS, Run, chance, collect, load, lock, results_root
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # Figure 4's axis; the paper's choice is 3
 THREE = (0, 1, 2)
-SEEDS = {  # of the main tables, by layout; cpu spends its half hour where a verdict needs a spread
-    "quick": {"sysu": (0,), "regdb": (0,)},
-    "cpu": {"sysu": (0, 1), "regdb": (0,)},
-    "gpu": {"sysu": THREE, "regdb": THREE},
-    "paper": {"sysu": (0,), "regdb": (0,)},
+SEEDS = {  # of the rows of S1 Table 3 and S2 Table 3 on the SYSU layout, the main verdicts; and of all other rows:
+    "quick": {"main": (0,), "other": (0,)},
+    "cpu": {"main": THREE, "other": (0,)},  # half an hour is spent where a verdict needs a spread
+    "gpu": {"main": THREE, "other": THREE},
+    "paper": {"main": (0,), "other": (0,)},
 }
-SHORT = ("quick", "cpu")  # profiles whose ablations have one seed, on the first layout alone
+SHORT = ("quick", "cpu")  # profiles whose other tables are measured on the first layout alone
 SPLITS = {"quick": (1,), "cpu": (1,), "gpu": (1,), "paper": tuple(range(1, 11))}  # RegDB: one model per split
 MAIN_PROTOCOL = "sysu all 1-shot official"
 
@@ -186,6 +191,9 @@ ERRORS = {
     "X.T1": ["No paper crosses the two: nothing is printed."],
 }
 
+UNTOUCHED = "untouched start"  # no epochs: the network as the seed, or its weights, made it
+WEIGHTED = "two-stream + CMDC (AWL's weights)"
+
 # the row of a table -> the method that measures it; every other row is printed only
 MEASURED = {
     "Baseline": "baseline",
@@ -216,6 +224,7 @@ MEASURED = {
     "+CML Loss": "cml_loss",
     "+Our Loss": "mc",
     # in no table of either paper
+    UNTOUCHED: "identity",
     "AGW base": "agw_base",
     "margin-MMD": "margin_mmd",
     "two-stream + CMDC": "cmdc",
@@ -224,6 +233,7 @@ MEASURED = {
     "DPAN (S1) + MC": "dpan_mc",
     "parts (S2) + CMDC": "parts_cmdc",
     "parts (S2) + MC": "parts_mc",
+    WEIGHTED: "cmdc_awl",
 }
 
 
@@ -239,47 +249,69 @@ def printed(table: str) -> pd.DataFrame:
 
 
 class Item(NamedTuple):
-    """A table or figure: title, printed rows, known errors, and its experiments as {row: experiments} of a profile."""
+    """A table or figure: printed rows, known errors, its experiments as {row: experiments} of a profile, and where."""
 
     title: str
     printed: pd.DataFrame
     errors: list[str]
-    experiments: Callable[[str], dict[str, list[Experiment]]]
+    rows: Callable[[str], dict[str, list[Experiment]]]
+    settings: dict[str, str]  # groups of columns -> the protocol that they are measured under
+    notebook: str
+
+    def experiments(self, profile: str) -> dict[str, list[Experiment]]:
+        """{row: experiments} on the sets that are at hand: who has one of the two real sets measures its half.
+
+        Where none is, all of them: their runs then say what is missing.
+        """
+        here = {name for name in DATA[profile].values() if is_at_hand(name)} or set(DATA[profile].values())
+        of = {row: [e for e in group if e.data in here] for row, group in self.rows(profile).items()}
+        return {row: group for row, group in of.items() if group}
 
 
-def seeds(profile: str, method: str, dataset: str = "sysu", single: bool = False, **fields) -> list[Experiment]:
-    """One experiment a seed, `single`: the first seed alone; on RegDB's paper protocol one a split."""
-    splits, numbers = SPLITS[profile] if dataset == "regdb" else (1,), SEEDS[profile][dataset]
-    numbers = numbers[:1] if single else numbers
+def is_at_hand(data: str) -> bool:
+    """Whether a data set is there, or drawn by the project itself."""
+    return data.split(",")[0] in synthetic.PRESETS or datasets.is_there(data)
+
+
+def seeds(profile: str, method: str, dataset: str = "sysu", main: bool = False, **fields) -> list[Experiment]:
+    """One experiment a seed of SEEDS; `main`: of a main verdict's row; on RegDB's paper protocol one a split."""
+    numbers = SEEDS[profile]["main" if main and dataset == "sysu" else "other"]
+    splits = SPLITS[profile] if dataset == "regdb" else (1,)
     return [experiment(profile, method, dataset=dataset, seed=s, split=p, **fields) for p in splits for s in numbers]
 
 
-def methods(*names: str, on: str = "sysu", ablation: bool = False) -> Callable[[str], dict[str, list[Experiment]]]:
+def methods(*names: str, on: str = "sysu", main: bool = False) -> Callable[[str], dict[str, list[Experiment]]]:
     """Experiments of a table: its measured rows `names`, each at every seed.
 
-    Args: on: layouts, "sysu", "regdb" or both; ablation: of a table of many rows, which has SHORT on small profiles.
+    Args: on: layouts, "sysu", "regdb" or both; main: a table of a main verdict, which SEEDS gives more seeds; the
+        others have one layout on SHORT profiles.
     """
 
     def rows(profile: str) -> dict[str, list[Experiment]]:
-        short = ablation and profile in SHORT
-        layouts = on.split()[:1] if short else on.split()
-        return {n: [e for d in layouts for e in seeds(profile, MEASURED[n], d, single=short)] for n in names}
+        layouts = on.split() if main or profile not in SHORT else on.split()[:1]
+        return {n: [e for d in layouts for e in seeds(profile, MEASURED[n], d, main)] for n in names}
 
     return rows
 
 
 def at_lambda(profile: str, weight: float) -> list[Experiment]:
-    """The full system at one weight of CMDC: one seed, but all seeds at the paper's choice: Table 3 has them."""
-    return seeds(profile, "dpan_cmdc", single=weight != 3.0, **{"losses.cmdc.weight": weight})
+    """The full system at one weight of CMDC: at the paper's choice Table 3 has it, with all its seeds."""
+    return seeds(profile, "dpan_cmdc", main=weight == 3.0, **{"losses.cmdc.weight": weight})
+
+
+def s1_table_3(profile: str) -> dict[str, list[Experiment]]:
+    """The rows of S1 Table 3 above the network as it starts, which no training has touched."""
+    start = {UNTOUCHED: [experiment(profile, MEASURED[UNTOUCHED], epochs=0)]}
+    return start | methods("Baseline", "Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC", main=True)(profile)
 
 
 def table_3(profile: str) -> dict[str, list[Experiment]]:
     """The rows of S2 Table 3, HC-TRI, and the full system under both schedules: as printed and HC-Tri's."""
-    rows = methods("Baseline (w/ Part)", "HC-TRI", "+MC (w/ Part)", on="sysu regdb")(profile)
-    rows |= methods("Baseline (w/o Part)", "+MC (w/o Part)", on="sysu regdb")(profile)
+    names = ("Baseline (w/ Part)", "HC-TRI", "+MC (w/ Part)", "Baseline (w/o Part)", "+MC (w/o Part)")
+    rows = methods(*names, on="sysu regdb", main=True)(profile)
     rate = {"lr": 0.1, "backbone_lr_factor": 0.1} if profile == "paper" else {}  # the schedule of public code starts so
-    for name, fields in {"as printed": {"schedule": "s2"}, "of HC-Tri": {"schedule": "hc_tri"} | rate}.items():
-        rows[f"+MC (w/ Part), schedule {name}"] = seeds(profile, "parts_mc", single=True, **fields)
+    for name, fields in zip(SCHEDULES, ({"schedule": "s2"}, {"schedule": "hc_tri"} | rate), strict=True):
+        rows[name] = seeds(profile, "parts_mc", **fields)
     return rows
 
 
@@ -299,279 +331,684 @@ TABLE_4 = ("+I2I", "+C2I", "+C2C", "+I2I+C2C", "+C2I+C2C", "+I2I+C2I", "+I2I+C2I
 TABLE_5 = ("+MS (MS mining)", "+MS (Our mining)", "+AWL (MS mining)", "+AWL (w/o weighting)", "+AWL")
 TABLE_6 = ("+Triplet Loss(Hard)", "+MS Loss(cm-Mining)", "+Hc-Tri Loss", "+CML Loss", "+Our Loss")
 PLAIN = "Baseline (w/o Part)"
-CROSS = [f"{net} + {loss}" for net in ("two-stream", "DPAN (S1)", "parts (S2)") for loss in ("CMDC", "MC")]
+SCHEDULES = ("+MC (w/ Part), schedule as printed", "+MC (w/ Part), schedule of HC-Tri")
+NETWORKS = ("two-stream", "DPAN (S1)", "parts (S2)")
+CROSS = [f"{net} + {loss}" for net in NETWORKS for loss in ("CMDC", "MC")] + [WEIGHTED]
+
+ALL = {"all": MAIN_PROTOCOL}
+BOTH = {"t2v": "regdb t2v", **ALL}
+REGDB = {d: f"regdb {d}" for d in ("v2t", "t2v")}
 
 ITEMS = {
     "S1.T1": Item(
         "S1 Table 1: comparison on SYSU-MM01, single-shot",
         printed(S1_TABLE_1),
         ERRORS["S1.T1"],
-        methods("Baseline", "DPAN+CMDC"),
+        methods("Baseline", "DPAN+CMDC", main=True),
+        {s: f"sysu {s} 1-shot official" for s in ("all", "indoor")},
+        "23_comparison",
     ),
     "S1.T2": Item(
         "S1 Table 2: comparison on RegDB, visible to thermal",
         printed(S1_TABLE_2),
         ERRORS["S1.T2"],
         methods("Baseline", "DPAN+CMDC", on="regdb"),
+        REGDB,
+        "23_comparison",
     ),
     "S1.T3": Item(
         "S1 Table 3: each component, SYSU-MM01 all-search",
         printed(S1_TABLE_3),
         ERRORS["S1.T3"],
-        methods("Baseline", "Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC"),
+        s1_table_3,
+        ALL,
+        "20_ablation",
     ),
     "S1.F4": Item(
         "S1 Figure 4: the weight lambda of CMDC",
         LAMBDA_POINT,
         ERRORS["S1.F4"],
         lambda profile: {str(weight): at_lambda(profile, weight) for weight in LAMBDAS},
+        ALL,
+        "21_lambda_sweep",
     ),
     "S1.F5": Item(
-        "S1 Figure 5: convergence of CMDC, training and validation", NOTHING_PRINTED, ERRORS["S1.F5"], both_layouts
+        "S1 Figure 5: convergence of CMDC, training and validation",
+        NOTHING_PRINTED,
+        ERRORS["S1.F5"],
+        both_layouts,
+        {},
+        "22_convergence",
     ),
     "S2.T1": Item(
         "S2 Table 1: comparison on SYSU-MM01, all-search, single and multi shot",
         printed(S2_TABLE_1),
         ERRORS["S2.T1"],
-        lambda profile: methods("HC-TRI", "Ours")(profile) | methods("AGW base", "margin-MMD", ablation=True)(profile),
+        lambda profile: methods("HC-TRI", "Ours", main=True)(profile) | methods("AGW base", "margin-MMD")(profile),
+        {"single": MAIN_PROTOCOL, "multi": "sysu all 10-shot official"},
+        "30_comparison",
     ),
     "S2.T2": Item(
         "S2 Table 2: comparison on RegDB, both directions",
         printed(S2_TABLE_2),
         ERRORS["S2.T2"],
         methods("HC-TRI", "Ours", on="regdb"),
+        REGDB,
+        "30_comparison",
     ),
     "S2.T3": Item(
         "S2 Table 3: multi-constraint loss with and without parts",
         printed(S2_TABLE_3),
         ERRORS["S2.T3"],
         table_3,
+        BOTH,
+        "31_parts",
     ),
     "S2.T4": Item(
         "S2 Table 4: the three constraints",
         printed(S2_TABLE_4),
         ERRORS["S2.T4"],
-        methods(PLAIN, *TABLE_4, on="sysu regdb", ablation=True),
+        methods(PLAIN, *TABLE_4, on="sysu regdb"),
+        BOTH,
+        "32_constraints",
     ),
     "S2.T5": Item(
         "S2 Table 5: pair mining and pair weighting",
         printed(S2_TABLE_5),
         ERRORS["S2.T5"],
-        methods(PLAIN, *TABLE_5, on="sysu regdb", ablation=True),
+        methods(PLAIN, *TABLE_5, on="sysu regdb"),
+        BOTH,
+        "33_mining_and_weighting",
     ),
     "S2.T6": Item(
         "S2 Table 6: metric losses",
         printed(S2_TABLE_6),
         ERRORS["S2.T6"],
-        methods(PLAIN, *TABLE_6, "margin-MMD", on="sysu regdb", ablation=True),
+        methods(PLAIN, *TABLE_6, "margin-MMD", on="sysu regdb"),
+        BOTH,
+        "34_metric_losses",
     ),
     "S2.F1": Item(
         "S2 Figure 1: similarities within and between classes, before and after",
         NOTHING_PRINTED,
         ERRORS["S2.F1"],
-        methods(PLAIN, "+C2C", "+I2I+C2I+C2C", ablation=True),
+        methods(PLAIN, "+C2C", "+I2I+C2I+C2C"),
+        {},
+        "32_constraints",
     ),
     "S2.F3": Item(
         "S2 Figure 3: the three relations",
         NOTHING_PRINTED,
         ERRORS["S2.F3"],
-        methods("+I2I+C2I+C2C", ablation=True),
+        methods("+I2I+C2I+C2C"),
+        {},
+        "32_constraints",
     ),
     "S2.F4": Item(
         "S2 Figure 4: the pairs that each mining keeps",
         NOTHING_PRINTED,
         ERRORS["S2.F4"],
-        methods(PLAIN, "+AWL", "+MC (w/ Part)", ablation=True),
+        methods(PLAIN, "+AWL", "+MC (w/ Part)"),
+        {},
+        "33_mining_and_weighting",
     ),
     "X.T1": Item(
         "Crossed: each paper's loss on each paper's network, SYSU-MM01 all-search",
         NOTHING_PRINTED,
         ERRORS["X.T1"],
-        methods(*CROSS, ablation=True),
+        methods(*CROSS),
+        ALL,
+        "31_parts",
     ),
 }
 
-# What a paper claims of its tables: the first row is better than the second
-CLAIMS = {
-    "S1.T3": [(row, "Baseline") for row in ("Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC")],
-    "S2.T3": [
-        ("+MC (w/ Part)", "Baseline (w/ Part)"),
-        ("+MC (w/ Part)", "HC-TRI"),
-        ("+MC (w/o Part)", PLAIN),
-    ],
-    "S2.T4": [
-        *((row, PLAIN) for row in TABLE_4[:3]),
-        *((pair, one) for pair in TABLE_4[3:6] for one in TABLE_4[:3] if one in pair),
-        *((TABLE_4[6], pair) for pair in TABLE_4[3:6]),
-    ],
-    "S2.T5": [
-        ("+MS (Our mining)", "+MS (MS mining)"),
-        ("+AWL", "+AWL (MS mining)"),
-        ("+AWL", "+AWL (w/o weighting)"),
-        ("+AWL", "+MS (Our mining)"),
-    ],
-    "S2.T6": [("+Our Loss", row) for row in (PLAIN, *TABLE_6[:4])],
+# row of a table -> the row that its difference is taken to, in print and here
+LADDER = {
+    "S1.T1": {"DPAN+CMDC": "Baseline"},
+    "S1.T2": {"DPAN+CMDC": "Baseline"},
+    "S1.T3": {"Baseline": UNTOUCHED, **dict.fromkeys(("Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC"), "Baseline")},
+    "S1.F4": {str(weight): "0.0" for weight in LAMBDAS[1:]},
+    "S2.T1": dict.fromkeys(("Ours", "AGW base", "margin-MMD"), "HC-TRI"),
+    "S2.T2": {"Ours": "HC-TRI"},
+    "S2.T3": dict.fromkeys(("HC-TRI", "+MC (w/ Part)"), "Baseline (w/ Part)")
+    | {"+MC (w/o Part)": PLAIN, SCHEDULES[0]: SCHEDULES[1]},
+    "S2.T4": dict.fromkeys(TABLE_4, PLAIN),
+    "S2.T5": dict.fromkeys(TABLE_5, PLAIN),
+    "S2.T6": dict.fromkeys((*TABLE_6, "margin-MMD"), PLAIN),
+    "X.T1": {f"{net} + MC": f"{net} + CMDC" for net in NETWORKS} | {WEIGHTED: "two-stream + CMDC"},
 }
 
 
-def experiments(profile: str, items: Iterable[str]) -> list[Experiment]:
-    """Every experiment that some items need, each once."""
+class Claim(NamedTuple):
+    """What a paper says of a table: `better` is ahead of `over`; words where the rows alone do not say it."""
+
+    better: str
+    over: str
+    words: str = ""
+
+
+def each_over(row: str, *others: str) -> list[Claim]:
+    return [Claim(row, other) for other in others]
+
+
+# A row that nobody measures here is a claim all the same: it is counted as not measured
+CLAIMS = {
+    "S1.T1": each_over("DPAN+CMDC", "Baseline", "HAT", "NFS"),
+    "S1.T2": each_over("DPAN+CMDC", "Baseline", "AGW", "DDAG", "HAT", "DFE", "AlignGAN"),
+    "S1.T3": [Claim(row, "Baseline") for row in ("Baseline+DPAN", "Baseline+CMDC", "DPAN+CMDC")],
+    "S1.F4": [
+        Claim("3.0", "0.0", "accuracy first rises with lambda: 3 over 0"),
+        Claim("3.0", "2.0", "the peak is at lambda 3: 3 over 2"),
+        Claim("3.0", "4.0", "the peak is at lambda 3: 3 over 4"),
+        Claim("3.0", "5.0", "accuracy drops behind it: 3 over 5"),
+    ],
+    "S2.T1": each_over("Ours", "HC-TRI", "SIM"),
+    "S2.T2": each_over("Ours", "HC-TRI", "SIM"),
+    "S2.T3": [
+        *each_over("+MC (w/ Part)", "Baseline (w/ Part)", "HC-TRI"),
+        Claim("+MC (w/o Part)", PLAIN),
+    ],
+    "S2.T4": [
+        *(Claim(row, PLAIN) for row in TABLE_4[:3]),
+        *(Claim(pair, one) for pair in TABLE_4[3:6] for one in TABLE_4[:3] if one in pair),
+        *each_over(TABLE_4[6], *TABLE_4[3:6]),
+    ],
+    "S2.T5": [Claim("+MS (Our mining)", "+MS (MS mining)"), *each_over("+AWL", *TABLE_5[2:4], TABLE_5[1])],
+    "S2.T6": each_over("+Our Loss", PLAIN, *TABLE_6[:4]),
+    "X.T1": [Claim(better, over) for better, over in LADDER["X.T1"].items()],  # of no paper: a question, two answers
+}
+CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
+
+
+def experiments(profile: str, items: Iterable[str], *, absent: bool = False) -> list[Experiment]:
+    """Every experiment that some items need, each once; `absent`: those too whose data set is not at hand."""
     needed = {}
     for item in items:
-        for group in ITEMS[item].experiments(profile).values():
+        of = ITEMS[item].rows if absent else ITEMS[item].experiments
+        for group in of(profile).values():
             needed |= {e.run_id: needed.get(e.run_id, e) for e in group}
     return list(needed.values())
 
 
-def under(runs: dict[str, list[Run]], protocol: str) -> dict[str, list[Run]]:
+Rows = dict[str, list[Run]]  # the runs of each row of a table
+
+
+def under(runs: Rows, protocol: str) -> Rows:
     """The runs of each row that have a protocol; a row without one is left out."""
     having = {row: [r for r in group if protocol in r.metrics["protocols"]] for row, group in runs.items()}
     return {row: group for row, group in having.items() if group}
 
 
-def measured(runs: dict[str, list[Run]], protocols: dict[str, str]) -> pd.DataFrame:
-    """Tidy measured rows beside the printed ones: row, setting, metric, measured, sd, seeds, run_ids; percent.
+def comparable(runs: Rows, protocol: str | None = None) -> None:
+    """Raise ValueError, naming runs, unless all are of one profile and, under a protocol, of one data and trials."""
 
-    Args: runs of each row; protocols {setting of the printed table: protocol of the runs}.
-    Returns: measured is the mean over runs of the mean over trials, sd the spread over runs, NaN for one run.
+    def one(what: str, value: Callable[[Run], object], group: list[Run]) -> None:
+        kinds = {str(value(r)): r.experiment.run_id for r in group}
+        if len(kinds) > 1:
+            named = " and ".join(f"{kind} (run {run_id})" for kind, run_id in kinds.items())
+            raise ValueError(f"{what} differ, {named}: they cannot stand in one table")
+
+    every = [r for group in runs.values() for r in group]
+    one("profiles", lambda r: r.experiment.profile, every)
+    for split in {r.experiment.split for r in every} if protocol else ():
+        group = [r for rows in under(runs, protocol).values() for r in rows if r.experiment.split == split]
+        one(f"data of {protocol}", lambda r: f"{r.experiment.data}, digest {r.metrics['data_digest'][:12]}", group)
+        one(f"trials of {protocol}", lambda r: len(r.trials(protocol)), group)
+
+
+def table(item: str, runs: Rows) -> pd.DataFrame:
+    """A table of a paper, tidy, in percent: printed, measured, and the difference to the row of LADDER, each its own.
+
+    Columns: row, setting, metric, printed; data, profile, protocol, measured (mean over runs of the mean over trials),
+    sd (over runs, NaN for one), runs, run_ids; over (the other row), printed_difference, difference (of runs paired by
+    seed and split), difference_low, difference_high (over people), difference_sd (over pairs), pairs.
+    Raises: ValueError for runs that cannot stand in one table.
     """
-    rows = []
-    for setting, protocol in protocols.items():
-        for row, group in under(runs, protocol).items():
-            frame = 100 * collect(group, protocol)[METRICS]
-            ids = " ".join(r.experiment.run_id for r in group)
+    of, rows = ITEMS[item], []
+    comparable(runs)
+    for setting, protocol in of.settings.items():
+        comparable(runs, protocol)
+        groups = under(runs, protocol)
+        for row, group in groups.items():
+            over = LADDER[item].get(row, "")
+            found = gains(differences(group, groups.get(over, []), protocol))
             for metric in METRICS:
-                mean, sd = frame[metric].mean(), frame[metric].std(ddof=1)
-                rows.append([row, setting, metric, mean, sd, len(group), ids])
-    return pd.DataFrame(rows, columns=["row", "setting", "metric", "measured", "sd", "runs", "run_ids"])
+                ahead = found[metric] if found else [math.nan] * 4 + [0]
+                rows.append([row, setting, metric, *stated(group, metric, protocol), over if found else "", *ahead])
+    names = ["row", "setting", "metric", *STATED, "over", *DIFFERENCE]
+    made = of.printed.drop(columns="source").merge(
+        pd.DataFrame(rows, columns=names), on=names[:3], how="outer", sort=False
+    )
+    made["over"] = made.over.where(made.over.notna() & (made.over != ""), made.row.map(LADDER[item]))
+    known = of.printed.set_index(["row", "setting", "metric"]).printed
+    below = [known.get(key, math.nan) for key in zip(made.over, made.setting, made.metric, strict=True)]
+    made.insert(made.columns.get_loc("over") + 1, "printed_difference", made.printed - below)
+    order = {row: i for i, row in enumerate(dict.fromkeys([*of.printed.row, *runs]))}
+    if item == "S1.F4":
+        order = {row: float(row) for row in order}
+    return made.sort_values("row", key=lambda c: c.map(order), kind="stable", ignore_index=True)
 
 
-def every_run(runs: dict[str, list[Run]], protocol: str) -> pd.DataFrame:
+STATED = ["data", "profile", "protocol", "measured", "sd", "runs", "run_ids"]
+DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_sd", "pairs"]
+
+
+def stated(group: list[Run], metric: str, protocol: str) -> list:
+    """What is measured of a row, and on what: the values of STATED."""
+    values, first = 100 * collect(group, protocol)[metric], group[0].experiment
+    ids = " ".join(r.experiment.run_id for r in group)
+    return [first.data, first.profile, protocol, values.mean(), values.std(ddof=1), len(group), ids]
+
+
+def of_figure(frame: pd.DataFrame, runs: Rows) -> pd.DataFrame:
+    """The numbers of a figure as a tidy table. frame: row, metric, measured, sd if any, and more.
+
+    Its rows are those of `runs`, or of all of them where a row names none.
+    """
+    comparable(runs)
+    every = list({r.experiment.run_id: r.experiment for group in runs.values() for r in group}.values())
+    of = {row: " ".join(r.experiment.run_id for r in group) for row, group in runs.items()}
+    whole = " ".join(e.run_id for e in every)
+    known = {"printed": math.nan, "sd": math.nan, "profile": every[0].profile}  # of a drawing nothing is printed
+    missing = {name: value for name, value in known.items() if name not in frame}
+    data = " and ".join(dict.fromkeys(e.data for e in every))
+    return frame.assign(**missing, data=data, run_ids=frame.row.map(of).fillna(whole))
+
+
+def every_run(runs: Rows, protocol: str) -> pd.DataFrame:
     """Tidy, a row a run and metric: row, metric, value in percent, for figures that show every seed."""
     frames = {row: 100 * collect(group, protocol)[METRICS] for row, group in under(runs, protocol).items()}
     return pd.concat(frames).droplevel(1).rename_axis("row").reset_index().melt("row", var_name="metric")
 
 
-def beside(item: str, measured_rows: pd.DataFrame) -> pd.DataFrame:
-    """Printed and measured side by side, in the order of the paper: two columns of two data sets, never mixed."""
-    table = (
-        ITEMS[item]
-        .printed.drop(columns="source")
-        .merge(measured_rows, on=["row", "setting", "metric"], how="outer", sort=False)
-    )
-    order = list(dict.fromkeys([*ITEMS[item].printed.row, *measured_rows.row]))
-    return table.sort_values(
-        ["row", "setting"], key=lambda c: c.map(order.index) if c.name == "row" else c, kind="stable"
-    )
+def spread(mean: float, sd: float, digits: int = 1, sign: str = "") -> str:
+    """A mean with its standard deviation, where there is one; "" for NaN."""
+    return "" if pd.isna(mean) else f"{mean:{sign}.{digits}f}" + ("" if pd.isna(sd) else f" +- {sd:.{digits}f}")
 
 
-def wide(table: pd.DataFrame, measured_name: str, metrics: Iterable[str] = ("rank1", "rank10", "rank20", "mAP")):
-    """A tidy table of `beside` as a reader wants it: rows of the paper, printed and measured in blocks of their own."""
-    shown = table[table.metric.isin(list(metrics))]
-    frames = {
-        name: shown.pivot(index="row", columns=["setting", "metric"], values=column)
-        for name, column in (("printed", "printed"), (measured_name, "measured"), ("sd over runs", "sd"))
+def between(low: float, high: float, digits: int = 1) -> str:
+    """An interval; "" for NaN."""
+    return "" if pd.isna(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def in_words(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED) -> pd.DataFrame:
+    """A tidy table() as a reader wants it: printed, measured and both differences, each in a block of columns."""
+    shown = made[made.metric.isin(list(metrics))]
+    data = " and ".join(dict.fromkeys(shown.data.dropna()))
+    blocks = {
+        "printed": [spread(v, math.nan, 2) for v in shown.printed],
+        f"measured on {data}": [spread(*v) for v in zip(shown.measured, shown.sd, strict=True)],
     }
-    columns = pd.MultiIndex.from_product([frames, dict.fromkeys(table.setting), metrics])
-    both = pd.concat(frames, axis=1).reindex(columns=columns).dropna(axis=1, how="all")
-    return both.loc[list(dict.fromkeys(table.row))].rename_axis(index=None).style.format(precision=2, na_rep="")
+    differ = shown.metric.isin(CLAIMED)
+    columns = (shown[c] for c in ("difference", "difference_sd", "difference_low", "difference_high"))
+    ahead = [spread(g, sd, 1, "+") + between(*ends) for g, sd, *ends in zip(*columns, strict=True)]
+    blocks["difference, printed"] = [spread(v, math.nan, 2, "+") for v in shown.printed_difference.where(differ)]
+    blocks["difference, measured"] = [text if keep else "" for text, keep in zip(ahead, differ, strict=True)]
+    frames = []
+    for name, texts in blocks.items():
+        frame = shown.assign(text=texts).pivot(index="row", columns=["setting", "metric"], values="text").fillna("")
+        frame = frame.reindex(columns=pd.MultiIndex.from_product([dict.fromkeys(made.setting), metrics]))
+        frames.append(pd.concat({name: frame.loc[:, (frame.fillna("") != "").any()]}, axis=1))
+    whole = pd.concat(frames, axis=1).loc[list(dict.fromkeys(shown.row))].rename_axis(index=None)
+    whole["difference to", "", ""] = shown.drop_duplicates("row").set_index("row").over.fillna("")
+    return whole.rename(columns=NAMES, level=2)
 
 
-def claims(item: str, runs: dict[str, list[Run]], protocol: str, setting: str) -> pd.DataFrame:
-    """What a paper claims of a table, as printed and as measured: the gain of one row over another, in percent points.
+NAMES = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10, 20)}
 
-    Args: runs of each row, under `protocol`; setting: the printed table's columns that this protocol stands beside.
-    Returns: better, over, metric, printed, gain (mean over pairs of the same seed and split), standard_error (NaN for
-        one pair), pairs, and verdict: holds or fails where |gain| > 2 standard errors, else within noise, one seed.
+
+def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
+    """in_words() for a notebook: mean +- standard deviation over runs; differences with their interval over people."""
+    return in_words(made, metrics).style.set_table_styles(
+        [{"selector": "th", "props": "text-align: center"}, {"selector": "td", "props": "white-space: nowrap"}]
+    )
+
+
+CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "data", "profile"]
+CLAIM_COLUMNS += ["protocol", "run_ids"]
+
+
+def claims(item: str, runs: Rows) -> pd.DataFrame:
+    """What a paper claims of a table: of each claim, setting and metric of CLAIMED a row of CLAIM_COLUMNS.
+
+    printed: the printed difference; gain, low, high, sd, pairs: measured, as compare.Gain has them; verdict: as
+    compare.verdict, "higher" and "lower" where no paper claims anything.
     """
-    key, metrics = ["seed", "split"], ("rank1", "mAP")
-    groups = under(runs, protocol)
-    frames = {row: collect(group, protocol).set_index(key)[list(metrics)] * 100 for row, group in groups.items()}
-    table = ITEMS[item].printed
-    table = table[table.setting == setting].set_index(["row", "metric"]).printed
+    of, rows = ITEMS[item], []
+    known = of.printed.set_index(["row", "setting", "metric"]).printed
+    for better, over, words in CLAIMS[item]:
+        for setting, protocol in of.settings.items():
+            if len(of.printed) and setting not in set(of.printed.setting):
+                continue  # measured, but not of this paper
+            comparable(runs, protocol)
+            groups = under(runs, protocol)
+            pair = [groups.get(better, []), groups.get(over, [])]
+            found = gains(differences(*pair, protocol), list(CLAIMED))
+            for metric in CLAIMED:
+                values = (known.get((row, setting, metric), math.nan) for row in (better, over))
+                printed_gain = next(values) - next(values)
+                if found or not math.isnan(printed_gain):
+                    given = words or f"{better} over {over}", setting, metric, printed_gain
+                    rows.append(claim_row(item, *given, found.get(metric), pair, protocol))
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+
+
+def claim_row(
+    item, words, setting, metric, printed_gain, found: Gain | None, groups: list[list[Run]], protocol
+) -> list:
+    """One row of claims()."""
+    every = list({r.experiment.run_id: r.experiment for group in groups for r in group}.values()) if found else []
+    word = verdict(found)
+    if item.startswith("X"):
+        word = word.replace("holds", "higher").replace("fails", "lower")
+    data, profile = (every[0].data, every[0].profile) if every else ("", "")
+    numbers = found or [math.nan] * 4 + [0]
+    ids = " ".join(e.run_id for e in every)
+    return [item, words, setting, metric, printed_gain, *numbers, word, data, profile, protocol, ids]
+
+
+def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
+    """A claim on what a figure draws, as a row of claims(). each: as compare.differences() has it, column `metric`."""
+    found = gains(each, [metric]).get(metric)
+    return pd.DataFrame([claim_row(item, words, "", metric, math.nan, found, groups, "")], columns=CLAIM_COLUMNS)
+
+
+def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
+    """S1's claim that CMDC "drops quickly and becomes stable", as rows of claims(). curves: layout, part, epoch, cmdc.
+
+    Quickly: more than half of the whole drop lies in the first third of the epochs; stable: the last third changes by
+    less than a tenth of it. gain is that share, in percent; one curve has no interval.
+    """
     rows = []
-    for better, over in CLAIMS[item]:
-        for metric in metrics if better in frames and over in frames else ():
-            gain = (frames[better][metric] - frames[over][metric]).dropna()
-            error = gain.std(ddof=1) / len(gain) ** 0.5
-            printed_gain = table[better, metric] - table[over, metric]
-            rows.append(
-                [better, over, metric, printed_gain, gain.mean(), error, len(gain), verdict(gain.mean(), error)]
-            )
-    names = ["better", "over", "metric", "printed", "gain", "standard_error", "pairs", "verdict"]
-    return pd.DataFrame(rows, columns=names)
+    for (layout, part), curve in curves.groupby(["layout", "part"], sort=False):
+        value = curve.sort_values("epoch").cmdc.to_numpy()
+        third, drop = min(max(1, len(value) // 3), len(value) - 1), value[0] - value.min()
+        first, last = value[0] - value[third], abs(value[-1] - value[-third])
+        parts = {
+            "drops quickly": ("percent of the drop in the first third", first, drop > 0 and first > drop / 2),
+            "becomes stable": ("percent of the drop moved in the last third", last, drop > 0 and last < drop / 10),
+        }
+        run = runs[layout]
+        for what, (metric, size, there) in parts.items():
+            metric = metric if drop > 0 else f"no drop, from {value[0]:.2f} to {value[-1]:.2f}"
+            found = Gain(100 * size / drop if drop > 0 else math.nan, math.nan, math.nan, math.nan, 1)
+            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [run], "")
+            row[CLAIM_COLUMNS.index("verdict")] = "holds on one seed" if there else "fails on one seed"
+            rows.append(row)
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
-def verdict(gain: float, error: float) -> str:
-    """Whether a claimed gain is there, by twice its standard error; NaN is one pair, which shows nothing."""
-    if gain == 0 and not error > 0:
-        return "no difference"
-    if math.isnan(error):
-        return "one seed"
-    return "within noise" if abs(gain) <= 2 * error else "holds" if gain > 0 else "fails"
+WORDS = (*VERDICTS[:4], "higher", "higher on one seed", "lower", "lower on one seed", *VERDICTS[4:])
 
 
-def claims_sentence(table: pd.DataFrame) -> str:
-    """One line: the rank-1 gain of every claim, printed and measured, and whether it holds."""
-    parts = []
-    for g in table[table.metric == "rank1"].itertuples():
-        spread = f" +- {g.standard_error:.1f}" if g.pairs > 1 else ""
-        parts.append(f"{g.better} over {g.over} {g.gain:+.1f}{spread} (printed {g.printed:+.1f}), {g.verdict}")
-    if table.empty:
-        return "no claim of the paper can be tested on these rows."
-    pairs = table.pairs.min()
-    how = f"mean and standard error of {pairs} paired runs" if pairs > 1 else "one pair of runs: no claim"
-    how += ": a hint, no proof" if pairs == 2 else ""
-    return f"rank-1 ({how}): {'; '.join(parts)}."
+def counted(found: pd.DataFrame) -> str:
+    """How many claims have which verdict, each counted once, by its first metric."""
+    each = found.drop_duplicates(["item", "claim", "setting"]).verdict
+    return ", ".join(f"{word}: {(each == word).sum()}" for word in WORDS if (each == word).any())
+
+
+def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
+    """The verdict in words: a line that counts the claims, a line for each, further sentences.
+
+    Args: found: rows of claims().
+    """
+    title, kind = ITEMS[item].title, "comparison" if item.startswith("X") else "claim"
+    if found.empty:
+        return "\n".join([f"{title}. It claims no number.", *more])
+    each = found.groupby(["claim", "setting"], sort=False)
+    data = " and ".join(dict.fromkeys(d for d in found.data if d))
+    kind += "s" * (each.ngroups > 1)
+    lines = [f"{title}. {each.ngroups} {kind}, on {data or 'no data'}: {counted(found)}."]
+    several = found.setting.nunique() > 1
+    for (words, setting), group in each:
+        if group.verdict.iloc[0] != "not measured":
+            parts = "; ".join(spoken(row) for row in group.itertuples())
+            lines.append(f"- [{group.verdict.iloc[0]}] {words}{f' ({setting})' if several else ''}. {parts}.")
+    if missing := not_measured(found):
+        lines.append(f"- [not measured] {'; '.join(missing)}.")
+    return "\n".join([*lines, *[""] * bool(more), *more])
+
+
+def not_measured(found: pd.DataFrame) -> list[str]:
+    """The claims of one item that nothing here can test, a setting that is left out whole as one."""
+    missing, left = found.verdict == "not measured", []
+    for setting, group in found[missing].groupby("setting", sort=False):
+        each = [f"{words} ({setting})" for words in dict.fromkeys(group.claim)]
+        whole = missing[found.setting == setting].all() and len(each) > 2
+        left += [f"all {len(each)} on {setting}"] if whole else each
+    return left
+
+
+def spoken(row) -> str:
+    """One metric of a claim: measured with interval and spread, printed."""
+    pairs = f" over {row.pairs:.0f} pairs of runs" if row.pairs > 1 else ""
+    found = f"{spread(row.gain, row.sd, 1, '+')}{pairs}{between(row.low, row.high)}"
+    return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + (
+        "" if pd.isna(row.printed) else f", printed {row.printed:+.2f}"
+    )
 
 
 def lambda_sentence(rank1: pd.DataFrame) -> str:
     """One line on S1's claim that accuracy rises with lambda, peaks at 3 and drops. rank1: lambda, value."""
     means = rank1.groupby("lambda").value.mean()
-    spread = rank1[rank1["lambda"] == 3.0].value.std(ddof=1)
+    deviation = rank1[rank1["lambda"] == 3.0].value.std(ddof=1)
     best, at_three = means.idxmax(), means.get(3.0, float("nan"))
     text = (
-        f"best at lambda {best:g} with rank-1 {means.max():.1f}; {at_three:.1f} at the paper's 3, "
+        f"Best at lambda {best:g} with rank-1 {means.max():.1f}; {at_three:.1f} at the paper's 3, "
         f"{means.iloc[0]:.1f} at {means.index[0]:g}"
     )
-    if not spread > 0:
+    if not deviation > 0:
         return text + ". One seed: no claim."
-    equal = [f"{w:g}" for w in means.index[means > means.max() - 2 * spread]]
-    return text + f". Within twice the spread over seeds ({spread:.1f}) of the best: lambda {', '.join(equal)}."
+    equal = [f"{w:g}" for w in means.index[means > means.max() - 2 * deviation]]
+    return text + f". Within twice the spread over seeds ({deviation:.1f}) of the best: lambda {', '.join(equal)}."
 
 
-def convergence_sentence(curves: pd.DataFrame) -> str:
-    """One line on S1's claim that CMDC drops quickly and becomes stable. curves: layout, part, epoch, cmdc."""
-    parts = []
-    for (layout, part), rows in curves.groupby(["layout", "part"], sort=False):
-        value = rows.sort_values("epoch").cmdc.to_numpy()
-        third, drop = min(max(1, len(value) // 3), len(value) - 1), value[0] - value.min()
-        quick, stable = value[0] - value[third] > drop / 2, abs(value[-1] - value[-third]) < drop / 10
-        parts.append(
-            f"{layout} {part} {value[0]:.2f} to {value[-1]:.2f}, {'quick' if quick else 'not quick'}, "
-            f"{'stable' if stable else 'not stable'}"
-        )
-    return "; ".join(parts) + "."
+def report(
+    item: str,
+    profile: str,
+    made: pd.DataFrame,
+    found: pd.DataFrame,
+    text: str,
+    figures: dict[str, Figure] | None = None,
+) -> list[str]:
+    """Write an item under report/: <item>.csv, .claims.csv, .tex, .txt (the verdict), figures as .png and .pdf.
 
-
-def comparison_sentence(runs: dict[str, list[Run]], protocol: str) -> str:
-    """One line: the measured rows of a comparison, by name of the data."""
-    runs = under(runs, protocol)
-    if not runs:
-        return f"{protocol}: not measured, the data has too few images."
-    rows = []
-    for row, group in runs.items():
-        frame = 100 * collect(group, protocol)[METRICS]
-        rows.append(f"{row} {frame.rank1.mean():.1f} / {frame.mAP.mean():.1f}")
-    data = next(iter(runs.values()))[0].experiment.data
-    other = "" if data in DATA["paper"].values() else "; printed rows are of another data set, not comparable"
-    return f"{protocol}, measured on {data}, rank-1 / mAP: {', '.join(rows)}{other}."
-
-
-def report(item: str, profile: str, table: pd.DataFrame, sentence: str) -> Path:
-    """Write a table or figure's numbers as report/<item>.csv and its verdict as one line in report/<item>.txt."""
+    provenance.csv is made anew of all tables there. Args: made: table() or of_figure(); found: claims(); text:
+    verdict_text(); figures: {"": the item's figure, "more": another one, as <item>-more}.
+    Returns: names of the files. Raises: ValueError if any run is of another profile.
+    """
+    other = sorted({p for frame in (made, found) for p in frame.profile.dropna().unique()} - {profile, ""})
+    if other:
+        raise ValueError(f"{item}: runs of profile {', '.join(other)} cannot stand in the report of {profile}")
     folder = results_root() / profile / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{item}.csv", index=False, float_format="%.3f")
-    (folder / f"{item}.txt").write_text(sentence + "\n")
-    return folder / f"{item}.csv"
+    with lock(folder / ".lock"):  # several notebooks write at a time
+        made.to_csv(folder / f"{item}.csv", index=False, float_format="%.3f")
+        found.to_csv(folder / f"{item}.claims.csv", index=False, float_format="%.3f")
+        (folder / f"{item}.tex").write_text(latex(made))
+        (folder / f"{item}.txt").write_text(text + "\n")
+        for name, figure in (figures or {}).items():
+            plots.save(figure, folder / (f"{item}-{name}" if name else item))
+        provenance(folder).to_csv(folder / "provenance.csv", index=False)
+    return sorted(p.name for p in folder.glob(f"{item}[.-]*"))
+
+
+def latex(made: pd.DataFrame) -> str:
+    """A tabular for \\usepackage{booktabs}: printed and measured in column groups of their own."""
+    if "setting" in made and "over" in made:
+        frame = in_words(made)
+    else:
+        frame = made.assign(measured=[spread(*v, 3) for v in zip(made.measured, made.sd, strict=True)])
+        names = [c for c in ("row", "metric", "epoch", "measured") if c in frame]
+        frame = frame[names].astype(str).set_index("row").rename_axis(None)
+    text = frame.to_latex(escape=True, multicolumn_format="c", na_rep="")
+    return text.replace(" +- ", " $\\pm$ ").replace("+-", "$\\pm$")
+
+
+def provenance(folder: Path) -> pd.DataFrame:
+    """Where the numbers of a report come from: a row for each run that any of its tables names."""
+    names = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.name not in ("provenance.csv", "claims.csv"):
+            ids = " ".join(pd.read_csv(path, usecols=["run_ids"], dtype=str).run_ids.dropna())
+            for run_id in dict.fromkeys(ids.split()):
+                names.setdefault(run_id, []).append(path.stem.removesuffix(".claims"))
+    rows = []
+    for run_id, items in names.items():
+        path = folder.parent / "runs" / run_id
+        if not (path / "metrics.json").is_file():
+            continue  # set aside since: its table must be made again, and gathered() says so
+        run = load(path)
+        e, m = run.experiment, run.metrics
+        config = {c: getattr(e, c) for c in ("method", "dataset", "data", "split", "seed", "profile", "epochs")}
+        facts = {c: m[c] for c in ("commit", "device", "precision", "threads", "data_digest", "finished")}
+        versions = " ".join(f"{k}={v}" for k, v in m["versions"].items())
+        where = {"folder": f"runs/{run_id}", "config": f"runs/{run_id}/experiment.json"}
+        used = " ".join(dict.fromkeys(items))
+        rows.append({"run_id": run_id, **config, **facts, "versions": versions, **where, "used_in": used})
+    return pd.DataFrame(rows)
+
+
+class Gathered(NamedTuple):
+    """A report folder, read: all claims, all tables by item, where their runs come from, what is not there."""
+
+    claims: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    provenance: pd.DataFrame
+    missing: list[str]  # items without a report
+
+
+def gathered(profile: str) -> Gathered:
+    """Everything under report/ of a profile.
+
+    Raises: FileNotFoundError before the first report; ValueError where a table is of another profile, names a run that
+        is gone, or is of other data than another table of the same name.
+    """
+    folder = results_root() / profile / "report"
+    there = [item for item in ITEMS if (folder / f"{item}.csv").is_file()]
+    if not there:
+        raise FileNotFoundError(f"{folder} has no table: run the notebooks 20 to 34 with profile={profile} first")
+    tables = {item: pd.read_csv(folder / f"{item}.csv") for item in there}
+    frames = [
+        pd.read_csv(folder / f"{item}.claims.csv", keep_default_na=True, dtype={"setting": str}) for item in there
+    ]
+    every = pd.concat([f for f in frames if len(f)], ignore_index=True)
+    texts = [c for c in CLAIM_COLUMNS if c not in ("printed", *Gain._fields)]
+    every[texts] = every[texts].fillna("")
+    runs_of = provenance(folder)
+    for item, made in tables.items():
+        if other := set(made.profile.dropna()) - {profile}:
+            raise ValueError(f"{item}.csv has runs of profile {', '.join(sorted(other))}: it is no table of {profile}")
+        named = {run_id for ids in made.run_ids.dropna() for run_id in ids.split()}
+        if gone := sorted(named - set(runs_of.run_id)):
+            raise ValueError(f"{item}.csv names run {gone[0]}, which is not there: run {ITEMS[item].notebook} again")
+    for (name, split), group in runs_of.groupby(["data", "split"]):
+        if group.data_digest.nunique() > 1:
+            ids = ", ".join(group.drop_duplicates("data_digest").run_id)
+            raise ValueError(f"runs {ids} were measured on different contents of {name}, split {split}: run them again")
+    return Gathered(every, tables, runs_of, [item for item in ITEMS if item not in there])
+
+
+def facts(of: Gathered) -> pd.DataFrame:
+    """What all numbers of a report were measured with, a line each."""
+    p = of.provenance
+    last = [", ".join(f"{name} ({n} runs)" for name, n in p[c].value_counts().items()) for c in ("device", "commit")]
+    rows = {
+        "profile": ", ".join(p.profile.unique()),
+        "data": ", ".join(f"{name} ({digest[:12]})" for (name, digest), _ in p.groupby(["data", "data_digest"])),
+        "runs": f"{len(p)}, of {p.method.nunique()} methods, seeds {', '.join(map(str, sorted(p.seed.unique())))}",
+        "device": last[0],
+        "precision": ", ".join(p.precision.unique()),
+        "commit": last[1],
+        "versions": "; ".join(p.versions.unique()),
+        "finished": f"{p.finished.min()} to {p.finished.max()}",
+    }
+    return pd.DataFrame({"": rows})
+
+
+def by_chance(found: pd.DataFrame) -> str:
+    """How many of the claims' intervals leave 0 out, and how many would if no system differed from any other."""
+    each = found.drop_duplicates(["item", "claim", "setting"])
+    each = each[each.low.notna()]
+    out = int(((each.low > 0) | (each.high < 0)).sum())
+    return (
+        f"{len(each)} differences were tested, each with a 95 % interval. If no system differed from any other, about "
+        f"{(1 - LEVEL) * len(each):.1f} of the intervals would leave 0 out; {out} do. "
+        "Rows are shared between tables, so these are not independent of each other."
+    )
+
+
+def levels(of: Gathered, protocol: str = MAIN_PROTOCOL) -> pd.DataFrame:
+    """Where the scale begins and ends: chance, the untouched start, and every row of S1 Table 3 and S2 Table 3."""
+    rows, ids = {}, []
+    for item in ("S1.T3", "S2.T3"):
+        made = of.tables.get(item, pd.DataFrame(columns=["protocol", "measured"]))
+        made = made[(made.protocol == protocol) & made.measured.notna()]
+        for row, group in made.groupby("row", sort=False) if len(made) else ():
+            values = group.set_index("metric")
+            texts = [spread(values.measured[m], values.sd[m]) for m in CLAIMED]
+            rows[f"{short(item)}: {row}"] = [*texts, values.runs.iloc[0]]
+            ids += group.run_ids.iloc[0].split()
+    if ids:
+        folder = results_root() / of.provenance.profile.iloc[0] / "runs"
+        lowest = 100 * chance(load(folder / ids[0]), protocol)
+        start = {name: rows.pop(name) for name in [*rows] if name.endswith(UNTOUCHED)}
+        rows = {"chance: random features": [f"{lowest[m]:.1f}" for m in CLAIMED] + [""]} | start | rows
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*(NAMES.get(m, m) for m in CLAIMED), "runs"])
+
+
+def files(item: str, folder: Path) -> str:
+    """Links, as HTML, to the files of an item's report, from a notebook or page beside the folder report/."""
+    names = sorted(p.name for p in folder.glob(f"{item}[.-]*"))
+    links = [f'<a href="../report/{name}">{name.removeprefix(item).lstrip(".")}</a>' for name in names]
+    return f'<a href="{ITEMS[item].notebook}.ipynb">{ITEMS[item].notebook}</a>: ' + " ".join(links)
+
+
+def overview(found: pd.DataFrame):
+    """All measured claims as one table for a page: a line a claim, with a link to the notebook that shows it."""
+    keys, rows, found = ["item", "claim", "setting"], [], found[found.verdict != "not measured"]
+    for (item, words, setting), group in found.groupby(keys, sort=False):
+        first, more = group.iloc[0], group.iloc[1:]
+        many = (found.item == item) & (found.claim == words)
+        where = f" ({setting})" if found[many].setting.nunique() > 1 else ""
+        measured = spread(first.gain, math.nan, 1, "+") + between(first.low, first.high)
+        rows.append(
+            {
+                "of": f'<a href="{ITEMS[item].notebook}.ipynb">{short(item)}</a>',
+                "claim": html.escape(words + where),
+                "metric": NAMES.get(first.metric, first.metric),
+                "printed": spread(first.printed, math.nan, 1, "+"),
+                "measured": measured,
+                "sd over pairs": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
+                "verdict": first.verdict,
+                "by mAP": ", ".join(
+                    f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()
+                ),
+            }
+        )
+    colours = {"holds": plots.RIGHT, "fails": plots.WRONG}
+    style = pd.DataFrame(rows).style.hide(axis="index")
+    return style.map(
+        lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"]
+    ).set_table_styles([{"selector": "th, td", "props": "text-align: left; vertical-align: top"}])
+
+
+def short(item: str) -> str:
+    """S1.T3 as "S1 Table 3"."""
+    return ITEMS[item].title.split(":")[0]
+
+
+def page(notebook: Path) -> Path:
+    """An executed notebook as one HTML file beside it: no code, figures inside, nothing loaded from a network.
+
+    What the exporter would load are scripts for formulas and widgets; without them formulas stay as they are written.
+    """
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True, embed_images=True)
+    exporter.exclude_output_prompt = True
+    body, _ = exporter.from_filename(str(notebook))
+    body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
+    target = notebook.with_suffix(".html")
+    target.write_text(body)
+    return target

@@ -1,11 +1,13 @@
-"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here."""
+"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here.
+
+seaborn is imported where it draws: a run's lab book does without it and its two seconds.
+"""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
@@ -48,6 +50,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
     """Every run as a point beside its row's mean, a panel a metric. table: row, metric, value (percent)."""
+    import seaborn as sns
+
     fig, axes = figure(1, len(metrics), width=3.6, height=0.5 * table.row.nunique() + 1.2, sharey=True)
     for ax, metric in zip(axes[0], metrics, strict=True):
         part = table[table.metric == metric]
@@ -56,7 +60,7 @@ def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
             part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, err_kws=thin, color="#1f6fb2"
         )
         sns.stripplot(part, x="value", y="row", ax=ax, color="0.2", size=4, jitter=False, zorder=9)
-        ax.set(title=metric, xlabel="percent", ylabel="")
+        ax.set(title=metric.replace("rank", "rank-"), xlabel="percent", ylabel="")
     fig.suptitle(title)
     return fig
 
@@ -83,6 +87,8 @@ def intervals(table: pd.DataFrame, title: str) -> Figure:
 
 def lambda_sweep(table: pd.DataFrame, title: str) -> Figure:
     """Rank-1 and mAP over the weight of CMDC (S1 Figure 4). table: lambda, metric, value (percent), a row a run."""
+    import seaborn as sns
+
     fig, ((ax,),) = figure(width=5.0)
     sns.lineplot(table, x="lambda", y="value", hue="metric", style="metric", markers=True, errorbar="sd", ax=ax)
     ax.set(title=title, xlabel="lambda, the weight of CMDC", ylabel="percent")
@@ -92,6 +98,8 @@ def lambda_sweep(table: pd.DataFrame, title: str) -> Figure:
 
 def convergence(table: pd.DataFrame) -> Figure:
     """CMDC by epoch, training and validation side by side (S1 Figure 5). table: layout, part, epoch, cmdc."""
+    import seaborn as sns
+
     fig, axes = figure(1, 2, sharey=False)
     for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=True):
         sns.lineplot(rows, x="epoch", y="cmdc", hue="layout", ax=ax)
@@ -105,6 +113,8 @@ def similarity_distributions(table: pd.DataFrame) -> Figure:
 
     table: panel, level, kind, similarity; both levels of a panel share their axis.
     """
+    import seaborn as sns
+
     panels, levels = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.level))
     fig, axes = figure(len(levels), len(panels), width=2.7, height=1.9, sharex="col")
     for i, level in enumerate(levels):
@@ -124,6 +134,8 @@ def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
     Args: points: x, y, label, modality (0, 1), centre (bool), a row each; anchors: {relation: (n, 3) whole numbers,
         rows of anchor and candidate and whether they are one person}.
     """
+    import seaborn as sns
+
     fig, axes = figure(1, len(anchors), width=3.4, height=3.2)
     labels = sorted(points.label.unique())
     colour = dict(zip(labels, sns.color_palette("husl", len(labels)), strict=True))
@@ -166,6 +178,8 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
 
 def tsne(points: pd.DataFrame, title: str) -> Figure:
     """A two-dimensional embedding. points: x, y, pid, modality (0, 1), panel; one panel side by side for each value."""
+    import seaborn as sns
+
     panels = list(dict.fromkeys(points.panel))
     fig, axes = figure(1, len(panels), width=4.0, height=3.8)
     pids = sorted(points.pid.unique())
@@ -218,8 +232,10 @@ def retrievals(
 
 
 def save(fig: Figure, path: Path) -> Path:
-    """Write a figure as PNG beside a PDF of the same name; returns the PNG's path."""
+    """Write a figure as <path>.png beside <path>.pdf, both the same bytes each time; returns the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path.with_suffix(".pdf"))
-    fig.savefig(path.with_suffix(".png"), dpi=150)
-    return path.with_suffix(".png")
+    name = path.name.removesuffix(".png")  # may have a dot: S1.T3
+    pdf, png = (path.with_name(f"{name}.{kind}") for kind in ("pdf", "png"))
+    fig.savefig(pdf, metadata={"CreationDate": None})
+    fig.savefig(png, dpi=150)
+    return png

@@ -18,28 +18,24 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
-from .model import TwoStreamNet
+from .files import results_root, write_json
+from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
-
-
-def results_root() -> Path:
-    """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row an epoch, as train.fit wrote it."""
-        return pd.read_json(self.folder / "history.jsonl", lines=True)
+        """One row an epoch, as train.fit wrote it; none of a run of no epochs."""
+        return pd.DataFrame(map(json.loads, (self.folder / "history.jsonl").read_text().splitlines()))
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
@@ -72,6 +68,16 @@ class Run:
             )
         return pd.DataFrame(self.metrics["protocols"][protocol])
 
+    def queries(self, protocol: str) -> pd.DataFrame:
+        """What each test query adds to a protocol's metrics: pid, row in the data's table, METRICS as fractions.
+
+        Made from the stored features and kept for this process. Raises: ValueError where the features no longer give
+        the stored metrics, or for a protocol that the run has not; FileNotFoundError where official galleries need
+        their permutations and the data is not there.
+        """
+        self.trials(protocol)
+        return of_queries(self, protocol, (self.folder / "metrics.json").stat().st_mtime_ns)
+
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""
         state = load_file(self.folder / "model.safetensors")
@@ -80,6 +86,57 @@ class Run:
         net = train.make_net(fresh, classes)
         net.load_state_dict(state)
         return net.eval()
+
+
+def load(folder: Path) -> Run:
+    """A finished run by its folder. Raises: FileNotFoundError if it is not finished."""
+    if not (folder / "metrics.json").is_file():
+        raise FileNotFoundError(f"{folder} is no finished run: it has no metrics.json")
+    return Run(Experiment(**json.loads((folder / "experiment.json").read_text())), folder)
+
+
+_queries: dict[tuple, pd.DataFrame] = {}  # of this process: two tables often share a run
+
+
+def of_queries(run: Run, protocol: str, version: int) -> pd.DataFrame:
+    """Run.queries(), once for each version of the run."""
+    if (key := (run.folder, protocol, version)) in _queries:
+        return _queries[key]
+    f, trials = load_file(run.folder / "features.safetensors"), run.trials(protocol)
+    query, found = search(run, protocol, f)
+    table = evaluate.of_queries(found)
+    if (table.mean() - trials[METRICS].mean()).abs().max() > 1e-3:  # another machine's rounding may swap two ranks
+        raise ValueError(f"{run.folder}: features.safetensors does not give the {protocol} of metrics.json")
+    table.insert(0, "pid", f["pid"][query].numpy())
+    table.insert(1, "row", f["row"][query].numpy())
+    return _queries.setdefault(key, table)
+
+
+def search(run: Run, protocol: str, test: dict[str, Tensor]) -> tuple[Tensor, list[evaluate.Ranked]]:
+    """Which rows of a test set (as Run.features has it) are a protocol's queries, and what they find in each trial."""
+    layout, *setting = protocol.split()
+    if layout == "sysu":
+        (mode, shots, gallery), trials = setting, len(run.trials(protocol))
+        path = data_folder(run.experiment.data) / PERMUTATIONS
+        permutations = datasets.sysu_permutations(path) if gallery == "official" else None
+        system = evaluate.SysuSearch(*(test[c] for c in ("features", "pid", "cam", "number")))
+        found = system.ranked(mode, int(shots.removesuffix("-shot")), gallery, permutations, trials)
+        return torch.from_numpy(system.query), [ranked for ranked, _ in found]
+    if layout == "regdb":
+        sides = [(test["modality"] == m).nonzero()[:, 0] for m in (0, 1)]
+        similarity = evaluate.similarity_matrix(*(test["features"][side] for side in sides))
+        (query, other), similarity = (sides, similarity) if setting == ["v2t"] else (sides[::-1], similarity.T)
+        return query, [evaluate.rank_queries(similarity, test["pid"][query], test["pid"][other])]
+    raise ValueError(f"run {run.experiment.run_id}: single queries are known of sysu and regdb, not of {layout}")
+
+
+def chance(run: Run, protocol: str, draws: int = 5) -> pd.Series:
+    """METRICS of features that are random numbers, under a run's protocol and on its test set: mean of some draws."""
+    test, tables = load_file(run.folder / "features.safetensors"), []
+    for seed in range(draws):
+        test["features"] = torch.randn(len(test["pid"]), 256, generator=torch.Generator().manual_seed(seed))
+        tables.append(evaluate.of_queries(search(run, protocol, test)[1])[METRICS].mean())
+    return pd.DataFrame(tables).mean()
 
 
 def data_folder(name: str) -> Path:
@@ -102,11 +159,16 @@ def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     if (permutations := root / PERMUTATIONS).is_file():
         facts.update(permutations.read_bytes())
     store = im.Store(store.pixels, facts.hexdigest())
+    return deal(experiment, table), store
+
+
+def deal(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """A set's table with the training and validation identities that an experiment wants."""
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
     if experiment.validation_identities:
         table = datasets.hold_out(table, experiment.validation_identities)
-    return table, store
+    return table
 
 
 def run(experiment: Experiment) -> Run:
@@ -144,7 +206,16 @@ def is_current(done: Run) -> bool:
         datasets.locate(done.experiment.data)
     except FileNotFoundError:
         return True  # results may travel without their data
-    return load_data(done.experiment)[1].digest == done.metrics["data_digest"]
+    if load_data(done.experiment)[1].digest != done.metrics["data_digest"]:
+        return False
+    start = start_digest(done.experiment)
+    return not start or start == done.metrics.get("start_digest", start)
+
+
+def start_digest(experiment: Experiment) -> str:
+    """sha256 of the file that an experiment's weights come from; "" where there is none, or it is not at hand."""
+    file = weights_file(experiment.backbone, experiment.weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
 def make(experiment: Experiment, folder: Path) -> None:
@@ -155,7 +226,7 @@ def make(experiment: Experiment, folder: Path) -> None:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     table, store = parallel.first_then_others(lambda: load_data(experiment))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
-    origin = store.digest + experiment.model_dump_json(exclude=NOT_HASHED)
+    origin = store.digest + start_digest(experiment) + experiment.model_dump_json(exclude=NOT_HASHED)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if parallel.rank():
         return
@@ -176,6 +247,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "run_id": experiment.run_id,
             "protocols": protocols,
             "data_digest": store.digest,
+            "start_digest": start_digest(experiment),
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
@@ -344,7 +416,7 @@ def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
 def environment(experiment: Experiment) -> dict:
     """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
     device = train.pick_device(experiment.device)
-    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
         "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
@@ -364,12 +436,6 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         held["device"] = torch.cuda.max_memory_reserved()
     return {where: round(n / 1e9, 3) for where, n in held.items()}
-
-
-def peak_memory_of_finished(root: Path) -> dict[str, float]:
-    """The most that any finished run under `root`/runs took, as peak_memory() said it; {} before the first."""
-    said = [json.loads(p.read_text()).get("peak_memory", {}) for p in root.glob("runs/*/metrics.json")]
-    return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
 
 
 def processor() -> str:
@@ -407,13 +473,6 @@ def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
             spread = {f"{m}_sd": trials[m].std(ddof=1) if len(trials) > 1 else float("nan") for m in METRICS}
             rows.append({**names, "protocol": name, "trials": len(trials), **trials[METRICS].mean(), **spread})
     return pd.DataFrame(rows)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write atomically: the file is whole or absent."""
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
 
 
 @contextmanager

@@ -122,9 +122,9 @@ class Spec:
     yaw: float = 1.0  # 0 to 2, scales each camera's range of viewing directions
     colour_seed: int | None = None  # None takes `seed`; another number redraws what one modality alone can see
     heat_seed: int | None = None
-    realism: float = (
-        0.0  # 0 to 1: weak thermal contrast, sun-warmed scenes, low resolution, as in crops of a real frame
-    )
+    redress: bool = False  # colours and heats are drawn anew for each image: shape alone tells people apart
+    apart: bool = False  # visible cameras see the odd identities, thermal ones the even: no pair across modalities
+    realism: float = 0.0  # 0 to 1: weak thermal contrast, sun-warmed scenes, low resolution, as in real crops
 
     def __post_init__(self):
         object.__setattr__(self, "identities", tuple(self.identities))
@@ -148,6 +148,8 @@ class Spec:
             raise ValueError(f"Spec: identities must be (train >= 1, val >= 0, test >= 1), not {counts}")
         if self.layout == "regdb" and self.gallery_images:
             raise ValueError("Spec: gallery_images counts in the SYSU layout alone, RegDB has no shots")
+        if self.layout == "regdb" and self.apart:
+            raise ValueError("Spec: apart is for the SYSU layout alone, RegDB's lists pair all images")
         if self.layout == "regdb" and (counts[1] or counts[0] != counts[2]):
             raise ValueError(f"Spec: identities of RegDB must be (n, 0, n), half and half, not {counts}")
 
@@ -186,9 +188,12 @@ def shape(spec: Spec, pid: int) -> SimpleNamespace:
     return s
 
 
-def colours(spec: Spec, pid: int, body: SimpleNamespace) -> SimpleNamespace:
-    """All that visible cameras alone see: base (12 parts, 3) and second (3,) sRGB 0 to 255, and the top's pattern."""
-    g = _rng(spec.seed if spec.colour_seed is None else spec.colour_seed, _COLOUR, pid)
+def colours(spec: Spec, pid: int, body: SimpleNamespace, *image: int) -> SimpleNamespace:
+    """All that visible cameras alone see: base (12 parts, 3) and second (3,) sRGB 0 to 255, and the top's pattern.
+
+    image: camera and number, where each image has a draw of its own.
+    """
+    g = _rng(spec.seed if spec.colour_seed is None else spec.colour_seed, _COLOUR, pid, *image)
 
     def cloth():
         tone = g.choice(_CLOTH, p=_CLOTH[:, 3] / _CLOTH[:, 3].sum())[:3]
@@ -206,9 +211,9 @@ def colours(spec: Spec, pid: int, body: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(base=base, second=cloth(), pattern=pattern, pitch=g.uniform(60, 130), open=g.random() < 0.6)
 
 
-def heats(spec: Spec, pid: int, body: SimpleNamespace) -> np.ndarray:
+def heats(spec: Spec, pid: int, body: SimpleNamespace, *image: int) -> np.ndarray:
     """All that thermal cameras alone see: (12,) share of the step from ambient to skin temperature, 0 to 1.05."""
-    g = _rng(spec.seed if spec.heat_seed is None else spec.heat_seed, _HEAT, pid)
+    g = _rng(spec.seed if spec.heat_seed is None else spec.heat_seed, _HEAT, pid, *image)
     warm = g.uniform(_COOLEST, _WARMEST).astype(np.float32)
     warm[COAT] *= 1 - 12 * body.puff  # a padded coat hides more
     warm[SLEEVE] = warm[body.outer]
@@ -220,7 +225,13 @@ def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
     c, k, g = CAMERAS[spec.layout][key[1]], spec.nuisance, _rng(spec.seed, _SCENE, *key)
     turn = 180.0 * (not body.front if c.away is None else g.random() < c.away)
     yaw = np.radians(c.heading + turn + spec.yaw * c.spread * float(np.clip(g.normal(0, 0.6), -1.3, 1.3)))
-    n = SimpleNamespace(cam=c, yaw=yaw, pitch=np.radians(c.pitch + k * g.normal(0, 2)), phase=g.uniform(0, 2 * np.pi))
+    n = SimpleNamespace(
+        cam=c,
+        dress=key[1:] if spec.redress else (),
+        yaw=yaw,
+        pitch=np.radians(c.pitch + k * g.normal(0, 2)),
+        phase=g.uniform(0, 2 * np.pi),
+    )
     n.arms = [str(g.choice(["swing", "pocket", "raised"], p=[0.8, 0.12, 0.08])) for _ in range(2)]
     n.pace = g.uniform(0.75, 1.2) if g.random() < 0.85 else 0.12  # some stand
     n.scale = 0.90 * np.exp(k * g.normal(0, 0.035))
@@ -245,12 +256,14 @@ def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
 def _cast(spec: Spec, pid: int, body: SimpleNamespace, view: SimpleNamespace) -> list[figure.Person]:
     """From back to front the person and, where one walks through the crop, a stranger."""
     surface = colours if view.cam.modality == VISIBLE else heats
-    cast = [figure.Person(body, view, surface(spec, pid, body))]
+    cast = [figure.Person(body, view, surface(spec, pid, body, *view.dress))]
     if view.occluder == "person":
         other = shape(spec, view.stranger)
         seen = SimpleNamespace(**{**vars(view), "phase": view.phase + 2, "yaw": view.yaw + 0.4})
         shift = (0.42 + view.wide) * (1 if view.at_x > 0.5 else -1)
-        cast.insert(int(view.at_y > 0.75), figure.Person(other, seen, surface(spec, view.stranger, other), shift))
+        cast.insert(
+            int(view.at_y > 0.75), figure.Person(other, seen, surface(spec, view.stranger, other, *view.dress), shift)
+        )
     return cast
 
 
@@ -287,10 +300,13 @@ def structure(spec: Spec) -> Structure:
     """`spec.images` images of identities 1 to n in every camera; identities are dealt to the parts at random."""
     n, (train, val, _) = sum(spec.identities), spec.identities
     parts = np.split(1 + _rng(spec.seed, _SPLIT).permutation(n), (train, train + val))
-    counts = {cam: dict.fromkeys(range(1, n + 1), spec.images) for cam in CAMERAS[spec.layout]}
+    counts = {}
     for cam, camera in CAMERAS[spec.layout].items():
+        seen = range(1 + (camera.modality if spec.apart else 0), n + 1, 2 if spec.apart else 1)
+        counts[cam] = dict.fromkeys(seen, spec.images)
         if camera.modality == VISIBLE:
-            counts[cam] |= dict.fromkeys(parts[2].tolist(), max(spec.images, spec.gallery_images))
+            gallery = counts[cam].keys() & set(parts[2].tolist())
+            counts[cam] |= dict.fromkeys(gallery, max(spec.images, spec.gallery_images))
     return Structure(counts, *(tuple(sorted(p.tolist())) for p in parts))
 
 
@@ -376,7 +392,9 @@ def _finished(root: Path, record: str) -> bool:
     """Whether `root` holds this data set, complete; ValueError where it holds, or is getting, something else."""
     for name in ("synvt.json", ".partial/synvt.json"):
         if (root / name).exists():
-            if json.loads((root / name).read_text()) != json.loads(record):
+            found = json.loads((root / name).read_text())
+            found["spec"] = asdict(Spec()) | found.get("spec", {})  # a field that came later is at its default
+            if json.dumps(found, sort_keys=True) != json.dumps(json.loads(record), sort_keys=True):
                 raise ValueError(f"{root} holds a data set of another spec: choose another name, or remove that folder")
             return name == "synvt.json"
     if root.exists() and any(p.name != ".partial" for p in root.iterdir()):
@@ -431,12 +449,16 @@ def make(
 
 _SYSU = Spec("sysu", identities=(200, 30, 100), images=6)
 _REGDB = Spec("regdb", identities=(103, 0, 103), images=10)
+# people of their own for pre-training: another seed, so nobody of any other set; none is seen by both modalities
+_START = Spec("sysu", 1000, (2900, 99, 1), apart=True, height=192, width=96, nuisance=0.3, yaw=0.5)
 PRESETS = {  # names are those of the data folders
     "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, gallery_images=10),
     "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4),
-    "synvt_sysu": replace(_SYSU, identities=(500, 30, 100), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
+    "synvt_sysu": replace(_SYSU, identities=(500, 30, 70), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
     "synvt_regdb": replace(_REGDB, identities=(206, 0, 206), nuisance=0.3, yaw=0.5),
-    "synvt_sysu_full": replace(_SYSU, identities=(296, 99, 96), images=15, height=288, width=144),
+    "synvt_start": replace(_START, height=96, width=48),
+    "synvt_start_full": replace(_START),
+    "synvt_sysu_full": replace(_SYSU, identities=(296, 99, 96), gallery_images=10, height=288, width=144),
     "synvt_regdb_full": replace(_REGDB, identities=(206, 0, 206), height=288, width=144),
 }
 

@@ -102,6 +102,7 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     """The network of an experiment; its random start is fixed by the seed."""
     torch.manual_seed(experiment.seed)
     names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
+    names += ("one_stream",)
     parts = [(p.stripes, p.width, p.share) for p in experiment.parts]
     return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names}, parts=parts)
 
@@ -180,11 +181,8 @@ def fit(
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
     sampler, batches, held = make_sampler(experiment, train), *(Batches(part, pixels, device) for part in (train, val))
-    net = make_net(experiment, train.pid.nunique()).to(device, memory_format=torch.channels_last)
-    losses = make_losses(experiment, net).to(device)
-    optimizer = make_optimizer(experiment, net, losses)
-    parts = {"net": net, "losses": losses, "optimizer": optimizer}
-    history = resume(folder, parts, origin)
+    parts = make_parts(experiment, train.pid.nunique(), device)
+    net, history = parts["net"], resume(folder, parts, origin)
     step = Step(experiment, parts, device)
     first = parallel.rank() == 0
     if first:
@@ -205,6 +203,13 @@ def fit(
             if on_epoch:
                 on_epoch(row)
     return net
+
+
+def make_parts(experiment: Experiment, num_classes: int, device: str) -> dict:
+    """What a step works on and a checkpoint holds: {net, losses, optimizer} of an experiment, on its device."""
+    net = make_net(experiment, num_classes).to(device, memory_format=torch.channels_last)
+    losses = make_losses(experiment, net).to(device)
+    return {"net": net, "losses": losses, "optimizer": make_optimizer(experiment, net, losses)}
 
 
 def bar_title(experiment: Experiment) -> str:
@@ -250,11 +255,7 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     names, look = list(experiment.losses), LOOK if step.device == "cpu" else sampler.steps
     seen, start, log = 0, time.perf_counter(), []
     for index in sampler.epoch(epoch):
-        numbers = im.draw(len(index), draws)
-        own, everyone = parallel.deal(len(index), experiment.identities_per_batch)
-        images = batches(index[own], lambda x, r=numbers[own]: augment(experiment, x, r))
-        whole = index[everyone]
-        log.append(step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole]))
+        log.append(take(experiment, step, batches, index, draws))
         seen += len(index)
         if len(log) % look == 0 or len(log) == sampler.steps:
             stop_if_not_finite(log[-look:], names, epoch, len(log))
@@ -263,6 +264,15 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     loss = sum(w * m for w, m in zip(step.weights.tolist(), means, strict=False))
     row = {"epoch": epoch + 1, "lr": lr, "loss": loss, **dict(zip([*names, "grad_norm"], means, strict=True))}
     return row | {"images_per_second": seen / seconds, "seconds": seconds}
+
+
+def take(experiment: Experiment, step: Step, batches: Batches, index: np.ndarray, draws: torch.Generator) -> Tensor:
+    """One step on one batch of the sampler: of several processes each reads and augments its own images."""
+    numbers = im.draw(len(index), draws)
+    own, everyone = parallel.deal(len(index), experiment.identities_per_batch)
+    images = batches(index[own], lambda x: augment(experiment, x, numbers[own]))
+    whole = index[everyone]
+    return step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole])
 
 
 def augment(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
@@ -280,8 +290,7 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
         )
 
 
-@torch.compiler.set_stance("force_eager")
-@torch.inference_mode()
+@evaluate.forward_only
 def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
     """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
 

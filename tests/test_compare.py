@@ -1,0 +1,115 @@
+"""Differences, bootstrap and verdicts: against a plain loop, hand-made cases, and what may not be paired."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vtlib import compare
+from vtlib.compare import Gain, differences, gains, interval, verdict
+from vtlib.runs import METRICS
+
+
+def run(rank1, pids=None, seed=0, split=1, rows=None):
+    """A stand-in for a run with these hits; its other metrics are half of them."""
+    rank1 = np.asarray(rank1, float)
+    table = pd.DataFrame({m: rank1 if m == "rank1" else rank1 / 2 for m in METRICS})
+    table.insert(0, "pid", np.arange(len(rank1)) // 2 if pids is None else pids)
+    table.insert(1, "row", np.arange(len(rank1)) if rows is None else rows)
+    experiment = SimpleNamespace(seed=seed, split=split, run_id=f"{seed}-{split}")
+    return SimpleNamespace(experiment=experiment, queries=lambda protocol: table)
+
+
+def loop_interval(values, groups, draws):
+    """The cluster bootstrap as the book has it: draw groups one by one, collect their values, take the mean."""
+    rng, names = random.Random(3), sorted(set(groups))
+    of = {name: [v for v, g in zip(values, groups, strict=True) if g == name] for name in names}
+    means = []
+    for _ in range(draws):
+        sample = [v for _ in names for v in of[rng.choice(names)]]
+        means.append(sum(sample) / len(sample))
+    means.sort()
+    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def test_interval_is_that_of_a_plain_loop():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(12), rng.integers(1, 9, 12))
+    values = rng.normal(1.0, 1.0, 12)[groups] + rng.normal(0, 0.5, len(groups))
+    found = interval(values[:, None], groups)[:, 0]
+    assert found == pytest.approx(loop_interval(values.tolist(), groups.tolist(), 10_000), abs=0.04)
+    assert (interval(values[:, None], groups)[:, 0] == found).all()  # the same draws again
+
+
+def test_people_are_drawn_whole_and_that_is_wider():
+    groups = np.repeat(np.arange(20), 10)
+    values = np.random.default_rng(0).normal(size=20)[groups][:, None]  # ten equal queries a person: 20 witnesses
+    people, queries = (np.ptp(interval(values, g)) for g in (groups, np.arange(200)))
+    assert people == pytest.approx(np.sqrt(10) * queries, rel=0.1)
+    assert people == pytest.approx(2 * 1.96 * values.std() / np.sqrt(20), rel=0.1)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(200):
+        people = rng.normal(0.3, 1, 40)
+        low, high = interval(np.repeat(people, 3)[:, None], np.repeat(np.arange(40), 3), draws=500)[:, 0]
+        hits += low <= 0.3 <= high
+    assert 0.89 <= hits / 200 <= 0.98
+
+
+def test_differences_pair_by_seed_and_split_and_by_query():
+    better = [run([1, 1, 0, 1], seed=0), run([1, 0, 0, 1], seed=1), run([0, 0, 0, 0], seed=7)]
+    over = [run([1, 1, 1, 1], seed=1), run([0, 1, 0, 0], seed=0)]
+    each = differences(better, over, "any")
+    assert sorted(each.seed.unique()) == [0, 1] and len(each) == 8
+    assert each[each.seed == 0].rank1.tolist() == [100, 0, 0, 100]
+    found = gains(each)["rank1"]
+    assert found.gain == pytest.approx(0.0) and found.pairs == 2
+    assert found.sd == pytest.approx(np.std([50, -50], ddof=1))
+    assert gains(each)["mAP"].sd == pytest.approx(found.sd / 2)
+    assert gains(differences(better[2:], over, "any")) == {}
+    with pytest.raises(ValueError, match="0-1 and 0-1 have different queries under any"):
+        differences(better[:1], [run([1, 1, 1, 1], rows=[0, 1, 2, 9])], "any")
+
+
+def test_a_query_without_a_match_counts_for_neither():
+    each = differences([run([1, np.nan, 0, 1])], [run([0, np.nan, 0, 1])], "any")
+    assert len(each) == 3 and gains(each)["rank1"].gain == pytest.approx(100 / 3)
+
+
+def test_equal_rows_show_no_difference_and_a_clear_gain_holds():
+    rng = np.random.default_rng(2)
+    hits = [(rng.random(200) < 0.3).astype(float) for _ in range(3)]
+    base = [run(h, seed=s) for s, h in enumerate(hits)]
+    assert verdict(gains(differences(base, base, "any"))["rank1"]) == "no difference"
+    clear = [run(np.where(rng.random(200) < 0.4, 1, h), seed=s) for s, h in enumerate(hits)]
+    assert verdict(gains(differences(clear, base, "any"))["rank1"]) == "holds"
+    assert verdict(gains(differences(base, clear, "any"))["rank1"]) == "fails"
+    assert verdict(gains(differences(clear[:1], base, "any"))["rank1"]) == "holds on one seed"
+    other = [run((rng.random(200) < 0.3).astype(float), seed=s) for s in range(3)]
+    assert verdict(gains(differences(other, base, "any"))["rank1"]) == "undecided"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (Gain(2.0, 0.5, 3.5, 0.5, 3), "holds"),
+        (Gain(2.0, 0.5, 3.5, 2.5, 3), "undecided"),  # seeds disagree
+        (Gain(2.0, -0.1, 4.1, 0.1, 3), "undecided"),  # people disagree
+        (Gain(-2.0, -3.5, -0.5, 0.5, 2), "fails"),
+        (Gain(-2.0, -3.5, -0.5, NAN, 1), "fails on one seed"),
+        (Gain(2.0, 0.5, 3.5, NAN, 1), "holds on one seed"),
+        (Gain(2.0, 0.0, 3.5, NAN, 1), "undecided"),
+        (Gain(0.0, 0.0, 0.0, 0.0, 3), "no difference"),
+        (Gain(0.0, -1.0, 1.0, 0.0, 3), "undecided"),
+        (None, "not measured"),
+    ],
+)
+def test_verdicts(found, word):
+    assert verdict(found) == word and word in compare.VERDICTS

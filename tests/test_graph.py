@@ -1,0 +1,236 @@
+"""The graph on quick: real runs, killed and gone on with; and runs of a second, on Slurm too."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from vtlib import config, graph, papers
+
+ROOT = Path(__file__).parents[1]
+CALL = [sys.executable, "-m", "vtlib.launch", "all", "--profile", "quick", "--jobs", "2"]
+
+
+def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
+    for profile in config.PROFILES:
+        for wanted in papers.experiments(profile, papers.ITEMS):
+            given = json.loads(json.dumps(config.parameters(wanted)))  # as papermill and plan.json hand it on
+            assert config.experiment(**given.pop("overrides"), **given) == wanted
+    odd = config.experiment("paper", "margin_mmd", dataset="regdb", losses={"id": {"weight": 1.0}}, epochs=3)
+    assert config.parameters(odd)["overrides"] == {"losses": {"id": {"weight": 1.0}}, "epochs": 3}
+
+
+def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
+    made = graph.jobs("quick", [])
+    runs = {e.run_id for e in papers.experiments("quick", papers.ITEMS)}
+    assert {name for name, about in made.items() if about["rule"] == "train"} == runs
+    assert made["20_ablation"]["needs"] == outputs(papers.experiments("quick", ["S1.T3"]))
+    assert set(made["33_mining_and_weighting"]["needs"]) == set(
+        outputs(papers.experiments("quick", ["S2.T5", "S2.F4"]))
+    )
+    assert made["90_report"]["needs"] == [
+        about["output"] for name, about in made.items() if about["rule"] == "notebook" and name != "90_report"
+    ]
+    assert list(made)[-1] == "90_report"
+    named = {made[run.split("/")[1]]["parameters"]["method"] for run in made["40_tsne"]["needs"]}
+    assert named == {"baseline", "dpan_cmdc"}  # it names no item, but these
+    assert set(graph.jobs("quick", ["S1.F5"])) == {
+        *(e.run_id for e in papers.experiments("quick", ["S1.F5"])),
+        *config.DATA["quick"].values(),
+    }
+    with pytest.raises(ValueError, match="did you mean 'S1"):
+        graph.jobs("quick", ["S1.T33"])
+
+
+def outputs(experiments):
+    return [f"runs/{e.run_id}/metrics.json" for e in experiments]
+
+
+def start(*more, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen([*CALL, *more], cwd=ROOT, **pipes, **options)
+
+
+def end(process, code=0):
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == code, said[-5000:]
+    return said
+
+
+def wait_for(found, process):
+    while not (there := found()) and process.poll() is None:
+        time.sleep(0.05)
+    assert there, process.communicate()[0]
+    return there
+
+
+def rows(results):
+    with (results / "summary.csv").open() as handle:
+        return {row["name"]: row for row in csv.DictReader(handle)}
+
+
+def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    results, target = tmp_path / "quick", "22_convergence"
+    process = start(target)
+    finished = wait_for(lambda: list(results.glob("runs/*/metrics.json")), process)
+    psutil.Process(process.pid).kill()  # its jobs live on: the run's own lock makes the next one wait for them
+    process.wait()
+    before = {path: path.read_text() for path in finished}
+
+    said = end(start(target))
+    assert {path: path.read_text() for path in before} == before, "a finished run was repeated"
+    made = rows(results)
+    assert {row["state"] for row in made.values()} == {"ran", "cached"} and made[target]["state"] == "ran"
+    assert "S1.F5: " in said and "2 runs at a time" in said
+    for name in {name for name, row in made.items() if row["rule"] == "train" and row["state"] == "ran"}:
+        assert float(made[name]["seconds"]) > 0 and float(made[name]["GB"]) > 0.1
+        book = results / "runs" / name / "10_train.ipynb"
+        assert f"run {name}" in book.read_text() and made[name]["notebook"] == str(book)
+    before = {path: path.read_text() for path in results.glob("runs/*/metrics.json")}
+    assert len(before) == 2
+
+    then = time.monotonic()
+    said = end(start(target))
+    took = time.monotonic() - then
+    assert "0 ran, 3 cached, 0 failed" in said
+    assert took < 10 or os.getloadavg()[0] > os.cpu_count(), f"{took:.0f} s on a finished tree"
+    (results / "notebooks" / f"{target}.json").write_text('{"key": "of other code"}')
+    monkeypatch.setattr(graph, "work", lambda made, left, *more: pytest.fail(f"to make: {left}"))
+    with pytest.raises(pytest.fail.Exception, match=r"to make: \['22_convergence'\]"):  # and no run
+        graph.run("quick", [target])
+
+
+TINY = """
+import json, os, time
+from pathlib import Path
+
+jobs = json.loads(Path("plan.json").read_text())["jobs"]
+mine = {"profile": profile, "method": method, "dataset": dataset, "seed": seed, "overrides": overrides}
+output = next((Path(job["output"]) for job in jobs.values() if job.get("parameters") == mine), Path("view.txt"))
+with Path("begun.txt").open("a") as log:
+    print(method or "-", os.getpid(), file=log, flush=True)
+time.sleep(float(os.environ.get("TINY_SECONDS", 0)))
+assert method != "dpan", "told to fail"
+part = output.with_suffix(".tmp")
+part.write_text("{}")
+part.rename(output)
+"""
+
+
+@pytest.fixture
+def tiny(home, tmp_path, monkeypatch):
+    """A results folder whose plan executes a notebook of a second in the place of S1.T3's runs and 20; dpan fails."""
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
+    made = graph.plan("quick", ["20_ablation"])
+    cells = ["profile = method = dataset = ''\nseed, overrides = 0, {}", TINY]
+    cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"] * (cell != TINY)}) for cell in cells]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "tiny.ipynb")
+    made["jobs"] = {name: about for name, about in made["jobs"].items() if about["rule"] != "data"}
+    for about in made["jobs"].values():
+        about["source"] = str(tmp_path / "tiny.ipynb")
+        about["needs"] = [need for need in about["needs"] if not need.startswith("data/")]
+    results = Path(made["results"])
+    (results / "plan.json").write_text(json.dumps(made))
+    return results
+
+
+def begun(results):
+    log = results / "begun.txt"
+    return [line.split() for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_failed_run_leaves_the_others_going_and_is_in_the_table(tiny):
+    said = end(start("20_ablation", "--dry-run"))
+    assert ": baseline on synvt_sysu_quick, seed 0" in said and ": 20_ablation" in said and not begun(tiny)
+
+    said = end(start("20_ablation"), code=1)
+    made = {row["what"].split()[0]: row for row in rows(tiny).values()}
+    states = {name: row["state"] for name, row in made.items()}
+    assert states.pop("dpan") == "failed" and states.pop("20_ablation") == "not run" and set(states.values()) == {"ran"}
+    assert made["20_ablation"]["reason"] == "needs dpan on synvt_sysu_quick, seed 0"
+    failed = made["dpan"]
+    assert "AssertionError: told to fail" in failed["reason"] and Path(failed["notebook"]).is_file()
+    line = next(line for line in said.splitlines() if line.startswith("dpan on"))
+    assert "told to fail" in line and failed["notebook"] in line
+    assert not (tiny / "runs" / failed["name"] / "metrics.json").exists()
+    said = end(start("20_ablation"), code=1)  # again, it alone
+    assert (
+        "1 failed" in said
+        and f"{len(states)} cached" in said
+        and sorted(name for name, _ in begun(tiny)).count("baseline") == 1
+    )
+
+
+def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypatch):
+    monkeypatch.setenv("TINY_SECONDS", "60")
+    # tests that a shell runs in the background inherit an ignored Ctrl-C: a terminal's program does not
+    process = start("20_ablation", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    wait_for(lambda: len(begun(tiny)) == 2, process)
+    with pytest.raises(RuntimeError, match=f"process {process.pid} works on"):
+        graph.run("quick", ["20_ablation"])
+    then = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert "the same command goes on from there" in end(process, code=130)
+    assert time.monotonic() - then < 15
+    assert not any(alive(int(pid)) for _, pid in begun(tiny))
+    monkeypatch.setenv("TINY_SECONDS", "0")
+    end(start("20_ablation"), code=1)
+    assert {row["state"] for row in rows(tiny).values()} == {"ran", "failed", "not run"}
+
+
+def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
+    slurm = [str(ROOT / "tests" / "slurm.sh")]
+    up = subprocess.run([*slurm, "start"], capture_output=True, text=True)
+    if up.returncode:
+        subprocess.run([*slurm, "stop"])
+        pytest.skip(f"no Slurm here: {up.stdout.strip()}")
+    made = json.loads((tiny / "plan.json").read_text())
+    made["jobs"] = {
+        n: about for n, about in made["jobs"].items() if about["what"].split()[0] in ("baseline", "20_ablation")
+    }
+    made["jobs"]["20_ablation"]["needs"] = [
+        about["output"] for about in made["jobs"].values() if about["rule"] == "train"
+    ]
+    (tiny / "plan.json").write_text(json.dumps(made))
+    process = None
+    try:
+        monkeypatch.setenv("TINY_SECONDS", "3")
+        often = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+        process = start("--cluster", "slurm", "20_ablation", "--", *often, "--set-threads", "train=1")
+        ((_, pid),) = wait_for(lambda: begun(tiny), process)
+        os.kill(int(pid), signal.SIGKILL)  # the first job dies, and is tried again
+        said = end(process)
+        assert "Trying to restart job" in said and "2 ran, 0 cached, 0 failed" in said
+        assert [line[0] for line in begun(tiny)] == ["baseline", "baseline", "-"]
+    finally:
+        if process:
+            process.kill()
+        subprocess.run([*slurm, "stop"])
+
+
+def test_on_a_gpu_the_first_run_is_made_alone(tiny, monkeypatch):
+    from vtlib import machine
+
+    calls = []
+    monkeypatch.setattr(machine, "places", lambda peak: 3 if calls else machine.UNKNOWN)
+    monkeypatch.setattr(graph, "snakemake", lambda *given: calls.append(given) or 0)
+    made = graph.plan("quick", ["20_ablation"])
+    assert "3 runs at a time" in graph.work(made, list(made["jobs"]), 0, "", False, [])[1]
+    (_, first, alone, _), (_, rest, beside, options) = calls
+    assert first == [next(iter(made["jobs"].values()))["output"]] and rest == []
+    assert alone["threads"] == machine.cores() and beside["threads"] == max(1, machine.cores() // 3)
+    assert "gpu=3" in options

@@ -1,0 +1,348 @@
+"""The graph of a profile: its jobs as data for the Snakefile, one job in a process of its own, what became of them all.
+
+Under results/<profile>/: plan.json, the jobs; jobs/<name>.json, what each did last, and .log, what it said;
+notebooks/<name>.json, the stamp of an executed notebook; summary.csv, the last call job by job. A run is done when its
+metrics.json is there, a notebook when its stamp is of all that it was made from.
+"""
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .files import NOTEBOOKS, data_root, results_root, shown, write_json
+
+PACKAGE = Path(__file__).parent
+TRAIN = NOTEBOOKS / "10_train.ipynb"
+LAST = "9"  # a notebook whose name starts so reads all the others
+COLUMNS = ("what", "state", "seconds", "GB", "notebook", "reason", "name", "rule")
+
+
+def plan(profile: str, targets: Iterable[str] = ()) -> dict:
+    """The jobs of some tables, figures ("S1.T3") or notebooks ("20_ablation"), by default of all: plan.json.
+
+    {"profile", "data" and "root", the roots of data and results, "results", the profile's folder, and "jobs": {name:
+    {"rule", "what", "output", "needs", "target"}}, of notebooks also "source", "parameters", "notebook"}; outputs,
+    needs and notebooks are relative to results. A plan of the same code, notebooks and roots is read, not made again,
+    except of `paper`, which depends on the sets that are there.
+    """
+    roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
+    results = results_root() / profile
+    key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots])
+    if profile != "paper" and (results / "plan.json").is_file():
+        old = json.loads((results / "plan.json").read_text())
+        if old["key"] == key:
+            return old
+    made = {"key": key, "profile": profile, "results": str(results), **roots, "jobs": jobs(profile, list(targets))}
+    results.mkdir(parents=True, exist_ok=True)
+    write_json(results / "plan.json", made)
+    return made
+
+
+def code() -> list[Path]:
+    """The files of the package that a result may depend on."""
+    return sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("weights/*")])
+
+
+def digest(files: Iterable[Path], given: object) -> str:
+    """Hash of files and of a JSON value."""
+    whole = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    for file in files:
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
+def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
+    """The targets' jobs and those that they need, by name, as `plan` describes them. ValueError: unknown target."""
+    from . import papers
+    from .config import parameters, resolve_profile, unknown
+
+    resolve_profile(profile)  # an unknown one stops here
+    views = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
+    for target in targets:
+        if target not in papers.ITEMS and target not in views:
+            raise ValueError(unknown("table, figure or notebook", target, [*papers.ITEMS, *views]))
+    every, of_item, of_method = {}, {}, {}
+    for e in papers.experiments(profile, papers.ITEMS):
+        needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
+        every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
+        if e.weights == "synvt" and (file := weights(e.backbone)):
+            every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": file, "needs": []}
+            needs.append(file)
+        extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
+        what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
+        book = executed(TRAIN, given, f"runs/{e.run_id}/{TRAIN.name}")
+        every[e.run_id] = {"rule": "train", "output": done, "needs": needs, **what, **book}
+        of_method.setdefault(e.method, []).append(done)
+    for item in papers.ITEMS:
+        of_item[item] = [every[e.run_id]["output"] for e in papers.experiments(profile, [item])]
+    for name, path in views.items():
+        named = reads(path, of_item) or reads(path, of_method) or [run for runs in of_method.values() for run in runs]
+        others = [f"notebooks/{other}.json" for other in views if not other.startswith(LAST)]
+        every[name] = {
+            "rule": "notebook",
+            "what": name,
+            "output": f"notebooks/{name}.json",
+            "needs": others if name.startswith(LAST) else named,
+            **executed(path, {"profile": profile}, f"notebooks/{name}.ipynb"),
+        }
+    outputs = {file for t in targets for file in of_item.get(t, [f"notebooks/{t}.json"])}
+    for about in every.values():
+        about["target"] = about["output"] in outputs or (not targets and about["rule"] in ("train", "notebook"))
+    needed, grown = set(), {about["output"] for about in every.values() if about["target"]}
+    while grown - needed:
+        needed |= grown
+        grown = {file for about in every.values() if about["output"] in needed for file in about["needs"]}
+    return {name: about for name, about in every.items() if about["output"] in needed}
+
+
+def executed(source: Path, given: dict, target: str) -> dict:
+    """What a job needs to execute a notebook."""
+    return {"source": str(source), "parameters": given, "notebook": target}
+
+
+def reads(path: Path, runs_of: dict[str, list[str]]) -> list[str]:
+    """The runs of the tables and figures, or of the methods, that a notebook's code names in double quotes."""
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return list(dict.fromkeys(run for name, runs in runs_of.items() if f'"{name}"' in text for run in runs))
+
+
+def weights(backbone: str) -> str | None:
+    """The file of a backbone's start that the graph makes; None for one that ships."""
+    from . import model
+
+    file = model.weights_file(backbone, "synvt")
+    return None if file.parent == model.SHIPPED else str(file)
+
+
+def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bool = False, more=()) -> int:
+    """Make what is missing, print the table of what ran, was cached or failed; 0 where nothing failed.
+
+    Args: at_a_time: runs beside each other, 0 for as many as fit; cluster: a Snakemake executor instead of this
+        machine; dry: print the plan alone; more: further options of Snakemake, which win.
+    """
+    start, made = time.time(), plan(profile, targets)
+    results = Path(made["results"])
+    with alone(results):
+        if not dry:
+            recheck(made)
+        cached = up_to_date(made)
+        counts = [(rule, [n for n, j in made["jobs"].items() if j["rule"] == rule]) for rule in ("train", "notebook")]
+        parts = [f"{len(of)} {rule}s, {sum(n in cached for n in of)} done" for rule, of in counts if of]
+        print(f"{profile}: {'; '.join(parts).replace('train', 'run')}", flush=True)
+        left = [n for n, j in made["jobs"].items() if j["target"] and n not in cached]
+        code = used = 0
+        if left:
+            code, used = work(made, left, at_a_time, cluster, dry, list(more))
+    if dry:
+        return code
+    rows = summary(made, cached, start)
+    print(table(made, rows, used, time.time() - start))
+    return 1 if code or any(row["state"] not in ("ran", "cached") for row in rows) else 0
+
+
+@contextmanager
+def alone(results: Path) -> Iterator[None]:
+    """One graph a profile: a lock that the system lets go if the process dies, whatever killed it."""
+    with (results / "graph.lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise RuntimeError(f"process {handle.read()} works on {shown(results)}: wait for it, or stop it") from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def recheck(made: dict) -> None:
+    """Set finished runs aside whose data was written again since and is not the same: they are made anew."""
+    for about in made["jobs"].values():
+        done = Path(made["results"], about["output"])
+        if about["rule"] != "train" or not done.is_file():
+            continue
+        stated = Path(made["data"], about["data"], "synvt.json")  # of an embedded set; nothing writes the others
+        if stated.is_file() and stated.stat().st_mtime > done.stat().st_mtime:
+            from . import runs
+            from .config import experiment
+
+            given = dict(about["parameters"])
+            wanted = experiment(**given.pop("overrides"), **given)
+            with runs.lock(done.parent.with_suffix(".lock")):
+                if runs.is_done(runs.Run(wanted, done.parent)):
+                    os.utime(done)
+
+
+def up_to_date(made: dict) -> set[str]:
+    """Names of jobs whose output is there and right; a notebook's stamp that is of anything else is removed."""
+    results, right = Path(made["results"]), set()
+    for name, about in made["jobs"].items():  # in the order of their needs
+        output = results / about["output"]
+        if about["rule"] == "data":
+            output.unlink(missing_ok=True)  # looked at again whenever a run is to be made
+        elif (
+            about["rule"] == "notebook" and output.is_file() and json.loads(output.read_text()) != stamp(results, about)
+        ):
+            output.unlink()
+        elif output.is_file():
+            right.add(name)
+    return right
+
+
+def stamp(results: Path, about: dict) -> dict:
+    """What an executed notebook is of: its source, parameters, the package, and what it needs."""
+    needs = [results / need for need in about["needs"]]
+    if not all(need.is_file() for need in needs):
+        return {}
+    return {"key": digest([Path(about["source"]), *code(), *needs], about["parameters"])}
+
+
+def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, more: list[str]):
+    """Call Snakemake for what is left; returns its exit code and what was used of this machine."""
+    from . import machine
+
+    results, peak = Path(made["results"]), machine.peak_memory_of_finished(Path(made["results"]))
+    memory = {"mem_mb": int(1000 * 1.2 * peak.get("host", machine.GUESS))}
+    if cluster:
+        given = {"threads": 2, "cores": 2, "gpu": int(made["profile"] in ("gpu", "paper")), **memory}
+        account = [] if any("slurm_account" in m for m in more) else ["--slurm-no-account"]
+        slurm = [*account, "--slurm-status-command", "squeue"] if cluster == "slurm" else []
+        options = ["--executor", cluster, "--jobs", str(at_a_time or 100), "--retries", "2", *slurm]
+        return snakemake(made, [], given, [*options, *["--dry-run"] * dry, *more]), 0
+    with machine.watched() as used:
+        fit = at_a_time or machine.places(peak)
+        if fit == machine.UNKNOWN and not dry:  # on a GPU the first run is made alone: it tells how many fit
+            first = [made["jobs"][n]["output"] for n in left if made["jobs"][n]["rule"] == "train"][:1]
+            alone = {"threads": machine.cores(), "cores": machine.cores(), "gpu": 1, **memory}
+            snakemake(made, first, alone, ["--cores", str(machine.cores())])
+            fit = machine.places(machine.peak_memory_of_finished(results))
+        fit = max(1, fit)
+        given = {"threads": max(1, machine.cores() // fit), "cores": machine.cores(), "gpu": 1, **memory}
+        options = ["--cores", str(max(fit, machine.cores())), "--resources", f"gpu={fit}", *["--dry-run"] * dry]
+        code = snakemake(made, [], given, [*options, *more])
+    return code, f"{fit} runs at a time; {used}"
+
+
+def snakemake(made: dict, files: list[str], given: dict, options: list[str]) -> int:
+    """Snakemake in this process, so that nothing of it outlives a kill; its exit code. KeyboardInterrupt: Ctrl-C."""
+    import psutil
+    from snakemake.cli import main
+
+    stopped = []
+
+    def stop(number, frame):
+        stopped.append(number)
+        for child in psutil.Process().children(recursive=True):  # else Snakemake waits for them
+            child.terminate()
+        raise KeyboardInterrupt
+
+    config = [f"{name}={value}" for name, value in {"plan": f"{made['results']}/plan.json", **given}.items()]
+    here, before = Path.cwd(), signal.signal(signal.SIGINT, stop)
+    # a file that is there is whole, so no job is "incomplete"; and `alone` has the lock
+    rules = ["--ignore-incomplete", "--keep-incomplete", "--nolock", "--keep-going", "--rerun-triggers", "mtime"]
+    place = ["--snakefile", str(PACKAGE.parent / "Snakefile"), "--directory", made["results"], "--scheduler", "greedy"]
+    quiet = ["--quiet", "host", "reason"]
+    try:
+        main([*files, *place, *rules, *quiet, *options, "--config", *config])
+    except SystemExit as end:
+        if stopped:
+            raise KeyboardInterrupt from None
+        return int(end.code or 0)
+    finally:
+        os.chdir(here)
+        signal.signal(signal.SIGINT, before)
+
+
+def make(path: Path, name: str) -> None:
+    """One job of a plan, with a record of it under jobs/, written before and after. Raises what stops the job."""
+    made = json.loads(path.read_text())
+    about, results, start = made["jobs"][name], Path(made["results"]), time.time()
+    os.environ |= {"VTLIB_DATA": made["data"], "VTLIB_RESULTS": made["root"]}
+    record, row = results / "jobs" / f"{name}.json", {"started": start, "state": "failed"}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(record, row | {"reason": "its process was killed, or the machine ran out of memory"})
+    try:
+        RULES[about["rule"]](results, about)
+        row |= {"state": "ran", "reason": ""}
+    except BaseException as error:
+        row["reason"] = " ".join(str(error).split()) or type(error).__name__
+        raise
+    finally:
+        held = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        held *= 1 if sys.platform == "darwin" else 1024
+        write_json(record, row | {"seconds": round(time.time() - start, 1), "GB": round(held / 1e9, 2)})
+
+
+def make_data(results: Path, about: dict) -> None:
+    from . import runs
+
+    folder = runs.data_folder(about["what"])
+    write_json(results / about["output"], {"folder": str(folder)})
+
+
+def make_weights(results: Path, about: dict) -> None:
+    from . import launch
+
+    if launch.main(["weights", "make", about["what"].split()[-1]]):
+        raise RuntimeError("the weights could not be made")
+
+
+def make_notebook(results: Path, about: dict) -> None:
+    from . import launch
+
+    launch.execute(Path(about["source"]), results / about["notebook"], about["parameters"])
+    if about["rule"] == "notebook":
+        write_json(results / about["output"], stamp(results, about))
+
+
+RULES = {"data": make_data, "weights": make_weights, "train": make_notebook, "notebook": make_notebook}
+
+
+def summary(made: dict, cached: set[str], start: float) -> list[dict]:
+    """One row a job, of COLUMNS, also as summary.csv: what ran, was cached or failed since `start`, and why."""
+    results, rows = Path(made["results"]), []
+    for name, about in made["jobs"].items():
+        record = results / "jobs" / f"{name}.json"
+        said = json.loads(record.read_text()) if record.is_file() else {}
+        made_before = said.get("started", 0) < start
+        if name in cached or (made_before and (results / about["output"]).is_file()):  # or by a job of a killed call
+            said |= {"state": "cached", "reason": ""}
+        elif made_before:
+            if about["rule"] in ("data", "weights"):  # nothing needed it
+                continue
+            needs = [j for j in made["jobs"].values() if j["output"] in about["needs"]]
+            lacks = [j["what"] for j in needs if not (results / j["output"]).is_file()]
+            said = {"state": "not run", "reason": f"needs {'; '.join(lacks[:2])}" if lacks else "not started"}
+        row = {"what": about["what"], "name": name, "rule": about["rule"], "notebook": ""}
+        if (path := results / about.get("notebook", "none")).is_file():
+            row["notebook"] = shown(path)
+        rows.append({column: row.get(column, said.get(column, "")) for column in COLUMNS})
+    with (results / "summary.csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
+    """What is printed in the end: a row a job that was not cached, then each table's and figure's verdict."""
+    results, shorter = Path(made["results"]), COLUMNS[:6]
+    lines = [shorter] + [[str(row[c]) for c in shorter] for row in rows if row["state"] != "cached"]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    states = [row["state"] for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("ran", "cached", "failed", "not run"))
+    text = [*text * (len(lines) > 1), f"{counts}: {shown(results / 'summary.csv')}"]
+    text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):"]
+    text += [f"  {line.stem}: {line.read_text().strip()}" for line in sorted((results / "report").glob("*.txt"))]
+    return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])
