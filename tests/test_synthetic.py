@@ -67,6 +67,18 @@ def test_nuisance_scales_the_spread_of_one_person():
     assert len({row["yaw"] % 180 for row in factors(replace(SYSU, yaw=0.0), keys)}) == 1
 
 
+def test_realism_weakens_thermal_contrast_and_sharpness_and_is_off_by_default():
+    keys = [(p, c, 1) for p in range(1, 9) for c in (1, 3, 6)]
+    thermal = np.array([c != 1 for _, c, _ in keys])
+    plain, real = (render_batch(replace(SYSU, realism=r), keys).mean(-1) for r in (0.0, 1.0))
+    assert np.array_equal(plain, render_batch(SYSU, keys).mean(-1))
+    assert real[thermal].std((1, 2)).mean() < 0.5 * plain[thermal].std((1, 2)).mean()
+    step = [np.abs(np.diff(x[~thermal], axis=2)).mean() for x in (plain, real)]
+    assert step[1] < 0.95 * step[0]
+    rows = [[row | {"path": ""} for row in factors(replace(SYSU, realism=r), keys)] for r in (0.0, 1.0)]
+    assert rows[0] == rows[1]  # people, poses and views stay as they are
+
+
 def test_same_spec_same_bytes_in_any_number_of_processes(sysu, tmp_path):
     again = make(SYSU, tmp_path / "again", workers=2, progress=False)
     assert digests(again) == digests(sysu)
@@ -216,6 +228,7 @@ def test_what_cameras_share_tells_people_apart():
         ({"width": 24.0}, "width must be a whole number"),
         ({"nuisance": 1.5}, "nuisance must be a number from 0 to 1"),
         ({"yaw": "wide"}, "yaw must be"),
+        ({"realism": 2.0}, "realism must be a number from 0 to 1"),
         ({"seed": -1}, "seed must be"),
         ({"colour_seed": "red"}, "colour_seed must be"),
     ],

@@ -354,7 +354,7 @@ def _thermal_person(d, folds: np.ndarray) -> np.ndarray:
 
 def _thermal(people, view, g, size, k: float) -> np.ndarray:
     (h, w), ambient = size, view.ambient
-    sun = 0.0 if view.cam.indoor else max(0.0, g.normal(1.5, 3))
+    sun = 0.0 if view.cam.indoor else max(0.0, g.normal(1.5, 3)) + view.sun
     walls, grounds = (-1.5, 0.5, 1.5 + sun, -1 if view.cam.indoor else -4), (-0.5, 0.5 * sun, 1 + sun)
     walls, grounds = (1 + f32(v)[:, None] / 12 for v in (walls, grounds))  # 12 degrees stand for full contrast
     image = ambient + 12 * (_background(g, view, size, walls, grounds, 0.25) - 1)
@@ -365,6 +365,8 @@ def _thermal(people, view, g, size, k: float) -> np.ndarray:
     image += f32(0.05 + 0.2 * k) * noise[..., None]
     low, high = np.percentile(image, (g.uniform(0.5, 4), g.uniform(97, 99.8)))  # automatic gain
     floor, top, gamma = g.uniform(5, 70), g.uniform(140, 250), g.uniform(0.8, 1.3)
+    if view.span < 1:  # the gain is that of the whole frame, in which a person is one warm thing of many
+        floor, top = floor + 0.3 * (1 - view.span) * (top - floor) + np.array((0, view.span)) * (top - floor)
     image = np.clip((image - low) / max(high - low, 6.0), 0, 1.15) ** gamma
     return np.repeat(np.clip(floor + (top - floor) * image, 0, 255).astype(np.uint8), 3, axis=2)
 

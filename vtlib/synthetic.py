@@ -41,7 +41,7 @@ except ImportError:  # Windows: two makes of one folder at the same time are not
 
 VERSION = 1  # raise it whenever a pixel changes, here or in figure.py
 Key = tuple[int, int, int]  # (pid, cam, number), all from 1
-_SHAPE, _COLOUR, _HEAT, _SCENE, _SENSOR, _SPLIT = range(6)  # one random stream each
+_SHAPE, _COLOUR, _HEAT, _SCENE, _SENSOR, _SPLIT, _REAL = range(7)  # one random stream each
 _STRANGERS = 1_000_000  # identities of passers-by, who have no images of their own
 
 
@@ -124,6 +124,7 @@ class Spec:
     heat_seed: int | None = None
     redress: bool = False  # colours and heats are drawn anew for each image: shape alone tells people apart
     apart: bool = False  # visible cameras see the odd identities, thermal ones the even: no pair across modalities
+    realism: float = 0.0  # 0 to 1: weak thermal contrast, sun-warmed scenes, low resolution, as in real crops
 
     def __post_init__(self):
         object.__setattr__(self, "identities", tuple(self.identities))
@@ -137,7 +138,7 @@ class Spec:
             "width": (16, 4096),
         }
         whole |= {n: (0, 2**63) for n in ("colour_seed", "heat_seed") if getattr(self, n) is not None}
-        for name, (low, high) in (whole | {"nuisance": (0, 1), "yaw": (0, 2)}).items():
+        for name, (low, high) in (whole | {"nuisance": (0, 1), "yaw": (0, 2), "realism": (0, 1)}).items():
             value, kinds = getattr(self, name), (int,) if name in whole else (int, float)
             if type(value) not in kinds or not low <= value <= high:
                 kind = "a whole number" if name in whole else "a number"
@@ -244,6 +245,11 @@ def scene(spec: Spec, body: SimpleNamespace, key: Key) -> SimpleNamespace:
     n.light, n.even, n.azimuth = np.exp(k * g.normal(-0.05, 0.25)), g.uniform(0.6, 0.88), k * g.normal(0, 0.5)
     n.gain = np.asarray(c.gain) * np.exp(k * g.normal(0, 0.04, 3))
     n.sharp = 1 - k * g.uniform(0.0, 0.55)  # share of the resolution that the lens keeps
+    n.span, n.sun = 1.0, 0.0  # thermal: share of the grey levels that the crop spans; degrees that the sun adds around
+    if r := spec.realism:  # a stream of its own: without it every byte stays as it was
+        g = _rng(spec.seed, _REAL, *key)
+        n.span, n.sun = np.exp(r * g.uniform(-2.2, -0.3)), 0.0 if c.indoor else r * max(0.0, g.normal(2, 6))
+        n.sharp *= 1 - r * g.uniform(0.1, 0.7)
     return n
 
 
