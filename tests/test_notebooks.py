@@ -105,8 +105,10 @@ def test_the_report_is_one_page_without_a_network(home):
     assert "<script" not in text and "@import" not in text
     assert not re.search(r"<(link|img|iframe|source)[^>]*(src|href)=.?(https?:)?//", text)
     assert 'href="20_ablation.ipynb"' in text and 'href="../report/S1.T3.tex"' in text
-    linked = set(re.findall(r'href="((?:\.\./report/)?[^"#:]+\.(?:csv|tex|pdf|png|txt|ipynb))"', text))
-    assert len(linked) > 60 and all((out.parent / link).exists() for link in linked)
+    files = set(re.findall(r'href="(\.\./report/[^"]+)"', text))
+    assert len(files) > 60 and all((out.parent / link).is_file() for link in files)
+    assert set(re.findall(r'href="(\w+)\.ipynb"', text)) == {item.notebook for item in papers.ITEMS.values()}
+    assert {item.notebook for item in papers.ITEMS.values()} < {path.stem for path in NOTEBOOKS}
     assert "papers.overview(" not in text  # results, not code
 
 
