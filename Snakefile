@@ -1,9 +1,8 @@
 # The whole orchestration: data and weights -> runs -> result notebooks -> report. run_all.sh calls it.
 #
-# The facts come from plan.json, which vtlib/graph.py makes of papers.py: jobs {name: what, needs, output, notebook, ...}.
-# Every job is `python -m vtlib.launch job PLAN NAME`. Its output is written last and whole, so that the file's being
-# there is "done"; the executed notebook is a log: it is kept where a cell fails. Paths are relative to the results of
-# the profile, Snakemake's working folder.
+# plan.json has the facts, made of papers.py by vtlib/graph.py: jobs {name: rule, what, needs, output, notebook, ...}.
+# Each job is `python -m vtlib.launch job PLAN NAME`. Its output is written last and whole, so its being there is "done";
+# the executed notebook is a log, which is kept where a cell fails. Paths are relative to the results of the profile.
 import json
 import sys
 from pathlib import Path
@@ -13,16 +12,8 @@ job = f"{sys.executable} -m vtlib.launch job {config['plan']}"
 said = "> {log.said} 2>&1"
 
 
-def of(rule):
-    return {name: about for name, about in jobs.items() if about["rule"] == rule}
-
-
-def one_of(rule):
-    return "|".join(of(rule)) or "none"
-
-
 def needs(wildcards):
-    """What a job waits for. A finished run asks for nothing: its identity is its id, and no file's time undoes it."""
+    """What a job waits for. A finished run asks for nothing: its id is its identity, and no file's time undoes it."""
     about = jobs[wildcards.name]
     return [] if about["rule"] == "train" and Path(about["output"]).exists() else about["needs"]
 
@@ -39,7 +30,6 @@ rule all:
 rule data:
     output: "data/{name}.json"
     log: said="jobs/{name}.log"
-    wildcard_constraints: name=one_of("data")
     params: what=what
     message: "{params.what}"
     threads: config["cores"]  # it is drawn by as many processes
@@ -47,7 +37,7 @@ rule data:
     shell: f"{job} {{wildcards.name}} {said}"
 
 
-for name, about in of("weights").items():
+for name, about in ((n, j) for n, j in jobs.items() if j["rule"] == "weights"):
 
     rule:
         name: f"weights_{name}"
@@ -64,7 +54,6 @@ rule train:
     input: needs
     output: "runs/{name}/metrics.json"
     log: notebook="runs/{name}/10_train.ipynb", said="jobs/{name}.log"
-    wildcard_constraints: name=one_of("train")
     params: what=what
     message: "{params.what}"
     threads: config["threads"]
@@ -76,9 +65,7 @@ rule notebook:
     input: needs
     output: "notebooks/{name}.json"
     log: notebook="notebooks/{name}.ipynb", said="jobs/{name}.log"
-    wildcard_constraints: name=one_of("notebook")
     params: what=what
     message: "{params.what}"
-    threads: 1
     resources: mem_mb=config["mem_mb"]
     shell: f"{job} {{wildcards.name}} {said}"

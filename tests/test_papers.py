@@ -212,6 +212,7 @@ def test_a_report_is_written_with_its_provenance_and_refuses_another_profile(don
     assert papers.levels(of).index[0] == "chance: random features" and "S1 Table 3: Baseline" in papers.levels(of).index
     assert "1 differences were tested" in papers.by_chance(of.claims)
     assert 'href="20_ablation.ipynb"' in papers.overview(of.claims).to_html()
+    assert "<td" not in papers.overview(of.claims[:0]).to_html()
     with pytest.raises(ValueError, match="runs of profile quick cannot stand in the report of cpu"):
         papers.report("S1.T3", "cpu", made, found, text)
     made.assign(run_ids="abcdefabcdef").to_csv(root / "report" / "S1.T3.csv")

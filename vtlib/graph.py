@@ -23,7 +23,7 @@ from .files import NOTEBOOKS, data_root, results_root, shown, write_json
 PACKAGE = Path(__file__).parent
 TRAIN = NOTEBOOKS / "10_train.ipynb"
 LAST = "9"  # a notebook whose name starts so reads all the others
-COLUMNS = ("what", "state", "seconds", "GB", "notebook", "reason", "name", "rule")
+COLUMNS = ("what", "state", "seconds", "GB", "GPU GB", "notebook", "reason", "name", "rule")
 
 
 def plan(profile: str, targets: Iterable[str] = ()) -> dict:
@@ -324,6 +324,8 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
             lacks = [j["what"] for j in needs if not (results / j["output"]).is_file()]
             said = {"state": "not run", "reason": f"needs {'; '.join(lacks[:2])}" if lacks else "not started"}
         row = {"what": about["what"], "name": name, "rule": about["rule"], "notebook": ""}
+        if about["rule"] == "train" and (done := results / about["output"]).is_file():
+            said["GPU GB"] = json.loads(done.read_text()).get("peak_memory", {}).get("device", "")
         if (path := results / about.get("notebook", "none")).is_file():
             row["notebook"] = shown(path)
         rows.append({column: row.get(column, said.get(column, "")) for column in COLUMNS})
@@ -336,7 +338,8 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
 
 def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
     """What is printed in the end: a row a job that was not cached, then each table's and figure's verdict."""
-    results, shorter = Path(made["results"]), COLUMNS[:6]
+    results, of_gpu = Path(made["results"]), any(row["GPU GB"] for row in rows)
+    shorter = [column for column in COLUMNS[:7] if column != "GPU GB" or of_gpu]
     lines = [shorter] + [[str(row[c]) for c in shorter] for row in rows if row["state"] != "cached"]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -198,9 +198,8 @@ def execute(path: Path, target: Path, given: dict) -> None:
         if sys.platform != "win32":
             config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{sockets}/k"
         try:
-            papermill.execute_notebook(
-                str(path), str(target), given, progress_bar=sys.stderr.isatty(), config=config, kernel_name="python3"
-            )
+            options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
+            papermill.execute_notebook(str(path), str(target), given, start_timeout=600, **options)
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(
                 f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"

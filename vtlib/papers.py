@@ -972,25 +972,19 @@ def overview(found: pd.DataFrame):
         many = (found.item == item) & (found.claim == words)
         where = f" ({setting})" if found[many].setting.nunique() > 1 else ""
         measured = spread(first.gain, math.nan, 1, "+") + between(first.low, first.high)
-        rows.append(
-            {
-                "of": f'<a href="{ITEMS[item].notebook}.ipynb">{short(item)}</a>',
-                "claim": html.escape(words + where),
-                "metric": NAMES.get(first.metric, first.metric),
-                "printed": spread(first.printed, math.nan, 1, "+"),
-                "measured": measured,
-                "sd over pairs": "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})",
-                "verdict": first.verdict,
-                "by mAP": ", ".join(
-                    f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()
-                ),
-            }
-        )
+        link = f'<a href="{ITEMS[item].notebook}.ipynb">{short(item)}</a>'
+        seeds_ = "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})"
+        others = [f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()]
+        words, metric = html.escape(words + where), NAMES.get(first.metric, first.metric)
+        before = spread(first.printed, math.nan, 1, "+")
+        rows.append([link, words, metric, before, measured, seeds_, first.verdict, ", ".join(others)])
     colours = {"holds": plots.RIGHT, "fails": plots.WRONG}
-    style = pd.DataFrame(rows).style.hide(axis="index")
-    return style.map(
-        lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"]
-    ).set_table_styles([{"selector": "th, td", "props": "text-align: left; vertical-align: top"}])
+    columns = ["of", "claim", "metric", "printed", "measured", "sd over pairs", "verdict", "by mAP"]
+    style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
+    style = style.map(lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"])
+    one_line = "text-align: left; vertical-align: top; white-space: nowrap"
+    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2)}  # claim, metric
+    return style.set_table_styles([{"selector": s, "props": css} for s, css in styles.items()])
 
 
 def short(item: str) -> str:
