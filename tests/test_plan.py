@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vtlib import config, datasets, images, launch, model, papers, plan, runs, train
+from vtlib import config, datasets, images, launch, papers, plan, runs, train
 from vtlib.config import experiment
 
 
@@ -103,7 +103,7 @@ def test_weights_that_cannot_be_had_stop_the_plan(paper, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route")
 
-    monkeypatch.setattr(model.torchvision.models, "get_model", no_network)
+    monkeypatch.setattr("torchvision.models.get_model", no_network)
     monkeypatch.setitem(config.PROFILES, "paper", config.PROFILES["paper"] | {"backbone": "resnet18"})
     with pytest.raises(
         ValueError, match=r"weights of resnet18 could not be downloaded.*put the file into .*checkpoints"

@@ -21,7 +21,7 @@ import pandas as pd
 
 from . import __version__, datasets, papers
 from .config import DATA, NOT_HASHED, Experiment, build
-from .runs import METRICS, Run, commit, results_root
+from .runs import METRICS, Run, collect, commit, results_root
 
 SCHEMA = 1  # of the file; raise it when an older reader would misread a newer file
 FACTS = ("run_id", "protocols", "data_digest", "seed", "train_seconds", "last_call_seconds", "peak_memory")
@@ -31,15 +31,6 @@ LARGEST, WHOLE = 16_000_000, 256_000_000  # bytes of an entry and of all, unpack
 RUN = re.compile(r"[0-9a-f]{12}")
 OF_RUN = ("experiment.json", "metrics.json", "history.jsonl")
 ENTRY = re.compile(rf"manifest\.json|runs/{RUN.pattern}/({'|'.join(OF_RUN)})|report/[\w.-]+\.csv")
-# What the columns of a printed table stand beside
-PROTOCOLS = {
-    "all": "sysu all 1-shot official",
-    "indoor": "sysu indoor 1-shot official",
-    "single": "sysu all 1-shot official",
-    "multi": "sysu all 10-shot official",
-    "v2t": "regdb v2t",
-    "t2v": "regdb t2v",
-}
 
 
 class Received(NamedTuple):
@@ -255,7 +246,7 @@ def compare(files: list[str | Path], out: str | Path | None = None) -> str:
                 label += "'"
             columns[label] = part
     shown_tables, tables, notes = [], [], warnings(columns)
-    for item in (key for key in papers.ITEMS if ".T" in key or len(papers.ITEMS[key].printed)):  # no bare figure
+    for item in (key for key in papers.ITEMS if papers.ITEMS[key].settings):  # figures of other numbers have none
         table, incomplete = beside(item, columns)
         notes += incomplete
         if len(table):
@@ -326,23 +317,23 @@ def warnings(columns: dict[str, Received]) -> list[str]:
 
 def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[str]]:
     """One table: row, setting, metric, printed, and of each column its name, sd and runs; and what is missing in it."""
-    printed, notes, measured = papers.ITEMS[item].printed, [], False
-    settings = {s: PROTOCOLS[s] for s in dict.fromkeys(printed.setting)} or {"all": papers.MAIN_PROTOCOL}
-    table = printed.drop(columns="source")
+    of, notes, measured, keys = papers.ITEMS[item], [], False, ["row", "setting", "metric"]
+    table = of.printed.drop(columns="source")
     for label, part in columns.items():
-        done = {}
-        for row, group in papers.ITEMS[item].rows(part.manifest["profile"]).items():
+        done, rows = {}, []
+        for row, group in of.rows(part.manifest["profile"]).items():
             done[row] = [part.runs[e.run_id] for e in group if e.run_id in part.runs and is_of(part.runs[e.run_id], e)]
             if 0 < len(done[row]) < len(group):
                 notes.append(f"{label}: {item}, {row}: {len(done[row])} of {len(group)} runs, the mean is of those")
-        rows = papers.measured(done, settings).drop(columns="run_ids")
-        rows = rows.astype({"measured": float, "sd": float, "runs": float})  # without rows they have no type
-        measured |= len(rows) > 0
-        rows = rows.rename(columns={"measured": label, "sd": f"{label} sd", "runs": f"{label} runs"})
-        table = table.merge(rows, on=["row", "setting", "metric"], how="outer", sort=False)
-    order = dict.fromkeys([*printed.row, *table.row, *settings, *METRICS])
-    order = {name: n for n, name in enumerate(order)}
-    table = table.sort_values(["row", "setting", "metric"], key=lambda names: names.map(order), ignore_index=True)
+        for setting, protocol in of.settings.items():
+            for row, group in papers.under(done, protocol).items():
+                means = 100 * collect(group, protocol)[METRICS]
+                rows += [[row, setting, m, means[m].mean(), means[m].std(ddof=1), len(group)] for m in METRICS]
+        names = [label, f"{label} sd", f"{label} runs"]
+        rows = pd.DataFrame(rows, columns=[*keys, *names]).astype(dict.fromkeys(names, float))  # none has no type
+        table, measured = table.merge(rows, on=keys, how="outer", sort=False), measured or len(rows) > 0
+    order = {name: n for n, name in enumerate(dict.fromkeys([*of.printed.row, *table.row, *of.settings, *METRICS]))}
+    table = table.sort_values(keys, key=lambda names: names.map(order), ignore_index=True)
     return (table if measured else table.iloc[:0]), notes
 
 
