@@ -4,15 +4,13 @@ A difference has two doubts of its own. Would other people have shown it? The bo
 Would another start have shown it? The spread over runs paired by seed answers. A verdict asks both (`verdict`).
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from .evaluate import interval
 from .runs import METRICS, Run
 
-DRAWS = 10_000
 LEVEL = 0.95
 VERDICTS = ("holds", "holds on one seed", "fails", "fails on one seed", "undecided", "no difference", "not measured")
 WHAT_IT_TAKES = (
@@ -55,30 +53,9 @@ def gains(each: pd.DataFrame, metrics: list[str] = METRICS) -> dict[str, Gain]:
     if each.empty:
         return {}
     by_pair = each.groupby(["seed", "split"])[metrics].mean()
-    low, high = interval(each[metrics].to_numpy(float), each.pid.to_numpy())
+    low, high = interval(each[metrics].to_numpy(float), each.pid.to_numpy(), level=LEVEL)
     values = zip(metrics, each[metrics].mean(), low, high, by_pair.std(ddof=1), strict=True)
     return {metric: Gain(*map(float, numbers), len(by_pair)) for metric, *numbers in values}
-
-
-def interval(values: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """LEVEL percentile bootstrap interval (2, K) of the means of values (n, K), whole groups (n,) drawn.
-
-    The papers' tables are means over queries, and so is each draw; but what is drawn with replacement are people, each
-    with all queries. Images of one person are found or missed together (one gallery image is all their match), so
-    that n queries are not n witnesses: drawn one by one their interval is too narrow. groups=range(n) draws queries.
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 8.6 and 13.3.
-    """
-    _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(count), values.shape[1]))
-    np.add.at(sums, index, values)
-    drawn = resamples(len(count), draws, seed)
-    return np.quantile((drawn @ sums) / (drawn @ count)[:, None], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-
-
-@lru_cache(maxsize=4)
-def resamples(groups: int, draws: int, seed: int) -> np.ndarray:
-    """How often each group is in each bootstrap sample: (draws, groups), each row sums to `groups`."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws).astype(float)
 
 
 def verdict(found: Gain | None) -> str:

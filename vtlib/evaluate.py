@@ -397,13 +397,26 @@ def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:
     return m / g, harmonic / g + (m - 1) * (g - harmonic) / np.maximum(g * (g - 1), 1)
 
 
-def bootstrap_mean(
-    values, groups=None, *, draws: int = 10_000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of a mean: the spread that other queries of this kind would give.
+def interval(values: np.ndarray, groups, *, draws: int = 10_000, seed: int = 0, level: float = 0.95) -> np.ndarray:
+    """Percentile bootstrap interval (2, K) of the means of values (n, K), whole groups (n,) drawn with replacement.
 
-    Source: Efron and Tibshirani 1993, chapter 13. Queries of one person are alike, so an interval over queries is
-    rather too narrow; with `groups` whole groups are drawn, which with few of them is as wide as the truth.
+    A group is what is found or missed together: the images of one person, who are no n witnesses, so that drawn one by
+    one their interval is too narrow. groups=range(n) draws each value by itself.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 8.6 and 13.3.
+    """
+    _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
+    sums, g, means, n = np.zeros((len(count), values.shape[1])), np.random.default_rng(seed), [], len(count)
+    np.add.at(sums, index, values)
+    while draws > 0:  # CHUNK numbers at once
+        part = min(draws, max(1, CHUNK // n))
+        times = g.multinomial(n, np.full(n, 1 / n), size=part).astype(float)  # (part, n): how often each group is drawn
+        means.append((times @ sums) / (times @ count)[:, None])
+        draws -= part
+    return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def bootstrap_mean(values, groups=None, **options) -> tuple[float, float]:
+    """interval() of one mean, (low, high): the spread that other queries of this kind would give.
 
     Args: values (n,) finite; groups (n,): what is drawn at once, such as the person; none: each value by itself.
     Raises: ValueError if there is no value or one is not finite.
@@ -411,15 +424,7 @@ def bootstrap_mean(
     values = np.asarray(values, float)
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"an interval needs finite values, at least one: {len(values)} given, some maybe NaN")
-    of = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    total, size = np.bincount(of, values), np.bincount(of)
-    g, means, n = np.random.default_rng(seed), [], len(size)
-    while draws > 0:  # CHUNK numbers at once
-        part = min(draws, max(1, CHUNK // n))
-        times = g.multinomial(n, np.full(n, 1 / n), size=part)  # (part, n): how often each group is drawn
-        means.append(times @ total / (times @ size))
-        draws -= part
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = interval(values[:, None], np.arange(len(values)) if groups is None else groups, **options)[:, 0]
     return float(low), float(high)
 
 

@@ -75,7 +75,13 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
         needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
         every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
         if e.weights == "synvt" and (file := weights(e.backbone)):
-            every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": file, "needs": []}
+            every[e.backbone] = {
+                "rule": "weights",
+                "what": f"weights of {e.backbone}",
+                "output": file,
+                "needs": [],
+                "backbone": e.backbone,
+            }
             needs.append(file)
         extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
         what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
@@ -291,10 +297,9 @@ def make_data(results: Path, about: dict) -> None:
 
 
 def make_weights(results: Path, about: dict) -> None:
-    from . import launch
+    from . import pretrain
 
-    if launch.main(["weights", "make", about["what"].split()[-1]]):
-        raise RuntimeError("the weights could not be made")
+    pretrain.make(about["backbone"], Path(about["output"]))
 
 
 def make_notebook(results: Path, about: dict) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import stripes_do_not_fit
-from .datasets import data_root
+from .files import data_root
 from .losses import at_least_single, beside
 
 

@@ -1,9 +1,9 @@
 """The start of the embedded profiles: a ResNet pre-trained on SynVT people whom no other set shows.
 
 The papers start from ImageNet. A stand-in must teach seeing and not give the answer: here every person is seen by one
-modality alone (Spec.apart), in other colours and temperatures in every image (Spec.redress). So the network learns
-outlines and cut, from visible and from thermal images, and never meets a pair across modalities: to match them is left
-to the losses under test. Both streams start alike from it.
+modality alone (Spec.apart). So the network learns to tell people apart by visible images, colours included, and by
+thermal ones, and never meets a pair across modalities: to match them is left to the losses under test. Both streams
+start alike from it.
 """
 
 import json
@@ -19,35 +19,13 @@ from . import images as im
 from .config import NOT_HASHED, Experiment, experiment
 from .model import TwoStreamNet
 
-_ONE = {"one_stream": True, "weights": "none", "erase": 0.5, "backbone_lr_factor": 1.0, "attention": False}
+_RECIPE = {"one_stream": True, "weights": "none", "attention": False, "backbone_lr_factor": 1.0, "erase": 0.5}
+_RECIPE |= {"identities_per_batch": 32, "images_per_identity": 4, "lr": 0.1}
+_RECIPE |= {"epochs": 20, "warmup_epochs": 2, "milestones": (12, 17)}
 STARTS = {  # backbone -> the experiment that trains it: identity loss and batch-hard triplet, one stream for all images
-    "thin": experiment(
-        "cpu",
-        "baseline",
-        data="synvt_start",
-        **_ONE,
-        identities_per_batch=32,
-        images_per_identity=4,
-        lr=0.1,
-        epochs=20,
-        steps_per_epoch=200,
-        warmup_epochs=2,
-        milestones=(12, 17),
-    ),
+    "thin": experiment("cpu", "baseline", data="synvt_start", steps_per_epoch=200, **_RECIPE),
     "resnet50": experiment(
-        "gpu",
-        "baseline",
-        data="synvt_start_full",
-        **_ONE,
-        height=192,
-        width=96,
-        identities_per_batch=32,
-        images_per_identity=4,
-        lr=0.1,
-        epochs=20,
-        steps_per_epoch=100,
-        warmup_epochs=2,
-        milestones=(12, 17),
+        "gpu", "baseline", data="synvt_start_full", steps_per_epoch=100, height=192, width=96, **_RECIPE
     ),
 }
 _NAMES = {"specific.0.0": "conv1", "specific.0.1": "bn1", "specific.0.4": "layer1"}

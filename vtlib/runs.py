@@ -226,7 +226,8 @@ def make(experiment: Experiment, folder: Path) -> None:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     table, store = parallel.first_then_others(lambda: load_data(experiment))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
-    origin = store.digest + start_digest(experiment) + experiment.model_dump_json(exclude=NOT_HASHED)
+    start_of_net = start_digest(experiment)
+    origin = store.digest + start_of_net + experiment.model_dump_json(exclude=NOT_HASHED)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if parallel.rank():
         return
@@ -247,7 +248,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "run_id": experiment.run_id,
             "protocols": protocols,
             "data_digest": store.digest,
-            "start_digest": start_digest(experiment),
+            "start_digest": start_of_net,
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
