@@ -23,7 +23,7 @@ def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
     for profile in config.PROFILES:
         for wanted in papers.experiments(profile, papers.ITEMS):
             given = json.loads(json.dumps(config.parameters(wanted)))  # as papermill and plan.json hand it on
-            assert config.experiment(**given.pop("overrides"), **given) == wanted
+            assert config.of_parameters(given) == wanted
     odd = config.experiment("paper", "margin_mmd", dataset="regdb", losses={"id": {"weight": 1.0}}, epochs=3)
     assert config.parameters(odd)["overrides"] == {"losses": {"id": {"weight": 1.0}}, "epochs": 3}
 

@@ -5,9 +5,12 @@ The sets here have every camera, list and gap of SYSU-MM01 and RegDB, but few of
 the sets).
 """
 
+import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,23 +19,36 @@ import pytest
 
 from vtlib import config, datasets, evaluate, launch, papers, plan, runs, synthetic
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"backbone": "thin", "weights": "none", "train_on": "train+val", "pad": 2, "epochs": 1, "steps_per_epoch": 2}
 SMALL |= {"warmup_epochs": 0, "identities_per_batch": 4, "images_per_identity": 2, "over_parts": "mean"}
 SIZES = {"height": 32, "width": 16}
 GALLERIES = {("all", 1): 301, ("all", 10): 3010, ("indoor", 1): 112, ("indoor", 10): 1120}
 
 
-def shrink(monkeypatch, items, **size):
+# in this process and, as sitecustomize.py, in every job of a graph
+SHRINK = """
+import json
+import os
+
+from vtlib import config, datasets, plan
+
+small = json.loads(os.environ["SMALL"])
+config.PROFILES["paper"] = small["fields"]
+for both in config.RECIPES.values():
+    for layout, fields in both.items():
+        both[layout] = {name: value for name, value in fields.items() if name not in small["fields"]}
+datasets.PUBLISHED |= small["published"]
+plan.PROBE = 3.0
+"""
+
+
+def shrink(monkeypatch, published, **size):
     """The paper profile with a small network and two steps a run; what else its recipes say stays."""
-    cut = SMALL.keys() | size.keys()
-    recipes = {
-        name: {layout: {k: v for k, v in fields.items() if k not in cut} for layout, fields in both.items()}
-        for name, both in config.RECIPES.items()
-    }
-    monkeypatch.setattr(config, "RECIPES", recipes)
-    monkeypatch.setitem(config.PROFILES, "paper", SMALL | size)
-    monkeypatch.setattr(papers, "ITEMS", {key: papers.ITEMS[key] for key in items})
-    monkeypatch.setattr(plan, "PROBE", 3.0)
+    for module, name in ((config, "PROFILES"), (config, "RECIPES"), (datasets, "PUBLISHED"), (plan, "PROBE")):
+        monkeypatch.setattr(module, name, copy.deepcopy(getattr(module, name)))
+    monkeypatch.setenv("SMALL", json.dumps({"fields": SMALL | size, "published": published}))
+    exec(SHRINK, {})
 
 
 def like_sysu(one_in: int = 5) -> synthetic.Structure:
@@ -76,8 +92,9 @@ def published(made: synthetic.Structure) -> dict[str, str]:
     return sizes
 
 
-def walk(results: Path, capsys, items: str, galleries: dict) -> float:
+def walk(results: Path, monkeypatch, capsys, items: str, galleries: dict) -> float:
     """Plan, run, plan again, export, compare, as the README tells it; returns the seconds of the second plan."""
+    monkeypatch.setattr(papers, "ITEMS", {key: papers.ITEMS[key] for key in items.split()})
     wanted = papers.experiments("paper", papers.ITEMS)
     assert launch.main(["plan", "--profile", "paper"]) == 0
     said = capsys.readouterr().out
@@ -119,26 +136,62 @@ def walk(results: Path, capsys, items: str, galleries: dict) -> float:
     return seconds
 
 
-def test_the_paper_profile_from_check_to_comparison(tmp_path, monkeypatch, capsys):
-    items = "S1.T1 S1.T2"
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Both sets thinned out, in one folder, and the structure of SYSU's."""
+    root, made = tmp_path_factory.mktemp("sets"), like_sysu()
+    spec = synthetic.Spec("sysu", identities=(296, 99, 96), **SIZES)
+    synthetic.make(spec, root / "SYSU-MM01", plan=made, workers=1, progress=False)
+    spec = synthetic.Spec("regdb", identities=(206, 0, 206), images=1, **SIZES)
+    synthetic.make(spec, root / "RegDB", workers=1, progress=False)
+    return root, made
+
+
+@pytest.fixture
+def toy(sets, tmp_path, monkeypatch):
+    """A copy of both sets in tmp_path/data, and the paper profile at their size; the structure of SYSU's."""
+    root, made = sets
+    shutil.copytree(root, tmp_path / "data")
     monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
-    made = like_sysu()
-    spec = synthetic.Spec("sysu", identities=(296, 99, 96), **SIZES)
-    synthetic.make(spec, tmp_path / "data" / "SYSU-MM01", plan=made, workers=1, progress=False)
-    spec = synthetic.Spec("regdb", identities=(206, 0, 206), images=1, **SIZES)
-    synthetic.make(spec, tmp_path / "data" / "RegDB", workers=1, progress=False)
-    monkeypatch.setitem(datasets.PUBLISHED, "sysu", published(made))
-    tenth = {
+    regdb = {
         item: text.replace("4120", "412").replace("2060", "206") for item, text in datasets.PUBLISHED["regdb"].items()
     }
-    monkeypatch.setitem(datasets.PUBLISHED, "regdb", tenth)
-    shrink(monkeypatch, items.split(), **SIZES)
-    listed = {p for ids in made[1:] for p in ids}
-    assert any(p not in listed for people in made.counts.values() for p in people)  # people outside the lists
-    every, indoor = (sum(p in made.test for cam in cams for p in made.counts[cam]) for cams in ((1, 2, 4, 5), (1, 2)))
+    shrink(monkeypatch, {"sysu": published(made), "regdb": regdb}, height=96, width=48)  # six stripes need 96 rows
+    return made
+
+
+def test_the_paper_profile_from_check_to_comparison(toy, tmp_path, monkeypatch, capsys):
+    listed = {p for ids in toy[1:] for p in ids}
+    assert any(p not in listed for people in toy.counts.values() for p in people)  # people outside the lists
+    every, indoor = (sum(p in toy.test for cam in cams for p in toy.counts[cam]) for cams in ((1, 2, 4, 5), (1, 2)))
     sizes = {("all", 1): every, ("all", 10): 10 * every, ("indoor", 1): indoor, ("indoor", 10): 10 * indoor}
-    walk(tmp_path, capsys, items, sizes)
+    walk(tmp_path, monkeypatch, capsys, "S1.T1 S1.T2", sizes)
+
+
+def test_one_command_runs_the_paper_profile_on_the_set_that_is_there(toy, tmp_path, monkeypatch):
+    """Its check, its plan and its graph, in processes of their own; the other set is left out, then comes."""
+    (tmp_path / "sitecustomize.py").write_text(SHRINK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("VTLIB_DATA")
+    root, results = tmp_path / "data", tmp_path / "results" / "paper"
+
+    def call(*more):
+        command = [sys.executable, "-m", "vtlib.launch", "all", "--profile", "paper", "--data", str(root), *more]
+        done = subprocess.run([*command, "S1.T1", "23_comparison"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (root / "RegDB").rename(root / "later")
+    said = call("--jobs", "2")
+    assert "left out: " in said and "RegDB" in said and "NOT the real set" in said and "time: about" in said
+    of_sysu = papers.experiments("paper", ["S1.T1"], absent=True)
+    of_sysu = {e.run_id for e in of_sysu if e.dataset == "sysu"}
+    assert {file.parent.name for file in results.glob("runs/*/metrics.json")} == of_sysu
+    assert "S1.T1: " in said and f"{len(of_sysu) + 2} ran, 0 cached, 0 failed, 0 not run" in said
+    (root / "later").rename(root / "RegDB")
+    said = call("--dry-run")
+    assert "left out: " not in said and f"{len(of_sysu)} done" in said
 
 
 @pytest.mark.skipif("VTLIB_SLOW" not in os.environ, reason="20 minutes: VTLIB_SLOW=FOLDER names where the sets may lie")
@@ -155,5 +208,5 @@ def test_the_paper_profile_with_all_image_files_of_the_real_sets(shared, tmp_pat
     assert len(list((root / "SYSU-MM01").glob("cam*/*/*.jpg"))) == 45_863
     spec = synthetic.Spec("regdb", identities=(206, 0, 206), images=10, **SIZES)
     synthetic.make(spec, root / "RegDB", progress=False)
-    shrink(monkeypatch, items.split(), height=96, width=48)  # six stripes need 96 rows
-    assert walk(tmp_path, capsys, items, GALLERIES) < 10
+    shrink(monkeypatch, {}, height=96, width=48)
+    assert walk(tmp_path, monkeypatch, capsys, items, GALLERIES) < 10

@@ -206,11 +206,16 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
 def parameters(wanted: Experiment) -> dict[str, Any]:
     """What makes this very experiment: profile, method, dataset, seed, and `overrides`, the fields that differ.
 
-    `experiment(profile, method, dataset=..., seed=..., **overrides)` gives it back; nested names with dots.
+    `of_parameters` gives it back; nested names with dots.
     """
     given = {name: getattr(wanted, name) for name in ("profile", "method", "dataset", "seed")}
     plain = experiment(**given).model_dump(mode="json")
     return given | {"overrides": difference(wanted.model_dump(mode="json"), plain)}
+
+
+def of_parameters(given: dict[str, Any]) -> Experiment:
+    """The experiment that `parameters` describes."""
+    return experiment(**{name: value for name, value in given.items() if name != "overrides"}, **given["overrides"])
 
 
 def difference(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -60,8 +60,11 @@ def digest(files: Iterable[Path], given: object) -> str:
     return whole.hexdigest()
 
 
-def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
-    """The targets' jobs and those that they need, by name, as `plan` describes them. ValueError: unknown target."""
+def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str, dict]:
+    """The targets' jobs and those that they need, by name, as `plan` describes them; `absent`: also without data.
+
+    Raises: ValueError for an unknown target.
+    """
     from . import papers
     from .config import parameters, resolve_profile, unknown
 
@@ -71,7 +74,7 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
         if target not in papers.ITEMS and target not in views:
             raise ValueError(unknown("table, figure or notebook", target, [*papers.ITEMS, *views]))
     every, of_item, of_method = {}, {}, {}
-    for e in papers.experiments(profile, papers.ITEMS):
+    for e in papers.experiments(profile, papers.ITEMS, absent=absent):
         needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
         every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
         if e.weights == "synvt" and (file := weights(e.backbone)):
@@ -89,7 +92,7 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
         every[e.run_id] = {"rule": "train", "output": done, "needs": needs, **what, **book}
         of_method.setdefault(e.method, []).append(done)
     for item in papers.ITEMS:
-        of_item[item] = [every[e.run_id]["output"] for e in papers.experiments(profile, [item])]
+        of_item[item] = [every[e.run_id]["output"] for e in papers.experiments(profile, [item], absent=absent)]
     for name, path in views.items():
         named = reads(path, of_item) or reads(path, of_method) or [run for runs in of_method.values() for run in runs]
         others = [f"notebooks/{other}.json" for other in views if not other.startswith(LAST)]
@@ -108,6 +111,14 @@ def jobs(profile: str, targets: list[str]) -> dict[str, dict]:
         needed |= grown
         grown = {file for about in every.values() if about["output"] in needed for file in about["needs"]}
     return {name: about for name, about in every.items() if about["output"] in needed}
+
+
+def wanted(profile: str, targets: list[str]) -> list:
+    """The experiments of some targets, those too whose data set is not at hand. ValueError: unknown target."""
+    from .config import of_parameters
+
+    every = jobs(profile, targets, absent=True).values()
+    return [of_parameters(about["parameters"]) for about in every if about["rule"] == "train"]
 
 
 def executed(source: Path, given: dict, target: str) -> dict:
@@ -180,12 +191,10 @@ def recheck(made: dict) -> None:
         stated = Path(made["data"], about["data"], "synvt.json")  # of an embedded set; nothing writes the others
         if stated.is_file() and stated.stat().st_mtime > done.stat().st_mtime:
             from . import runs
-            from .config import experiment
+            from .config import of_parameters
 
-            given = dict(about["parameters"])
-            wanted = experiment(**given.pop("overrides"), **given)
             with runs.lock(done.parent.with_suffix(".lock")):
-                if runs.is_done(runs.Run(wanted, done.parent)):
+                if runs.is_done(runs.Run(of_parameters(about["parameters"]), done.parent)):
                     os.utime(done)
 
 

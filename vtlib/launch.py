@@ -183,7 +183,7 @@ def everything(arguments) -> int:
     if profile == "paper":
         from . import plan
 
-        plan.state(profile, arguments.jobs)
+        plan.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
 
