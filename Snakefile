@@ -27,27 +27,15 @@ rule all:
     message: "all of it"
 
 
-rule data:
+rule data:  # a set, or weights to start from: all cores draw the one and train the other
     output: "data/{name}.json"
     log: said="jobs/{name}.log"
     params: what=what
     message: "{params.what}"
-    threads: config["cores"]  # it is drawn by as many processes
-    priority: 2
+    threads: config["cores"]
+    priority: 1
+    resources: gpu=lambda wildcards: config["gpu"] * (jobs[wildcards.name]["rule"] == "weights"), mem_mb=config["mem_mb"]
     shell: f"{job} {{wildcards.name}} {said}"
-
-
-for name, about in ((n, j) for n, j in jobs.items() if j["rule"] == "weights"):
-
-    rule:
-        name: f"weights_{name}"
-        output: about["output"]
-        log: said=f"jobs/{name}.log"
-        message: about["what"]
-        threads: config["cores"]
-        priority: 1
-        resources: gpu=config["gpu"], mem_mb=config["mem_mb"]
-        shell: f"{job} {name} {said}"
 
 
 rule train:

@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from vtlib import config, graph, papers
+from vtlib import config, graph, papers, pretrain
 
 ROOT = Path(__file__).parents[1]
 CALL = [sys.executable, "-m", "vtlib.launch", "all", "--profile", "quick", "--jobs", "2"]
@@ -48,6 +48,32 @@ def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
     }
     with pytest.raises(ValueError, match="did you mean 'S1"):
         graph.jobs("quick", ["S1.T33"])
+
+
+def test_runs_wait_for_a_start_that_does_not_ship_and_it_is_made_once(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
+    made = graph.plan("gpu", ["S1.T3"])
+    file, jobs = tmp_path / "data" / "weights" / "synvt_resnet50.safetensors", made["jobs"]
+    assert Path(jobs["resnet50"]["file"]) == file
+    for wanted in papers.experiments("gpu", ["S1.T3"]):
+        assert jobs[wanted.run_id]["needs"] == [f"data/{wanted.data}.json", "data/resnet50.json"]
+    assert not [about for about in graph.jobs("cpu", ["S1.T3"]).values() if about["rule"] == "weights"]  # it ships
+    calls = []
+
+    def make(backbone, target):
+        calls.append(backbone)
+        target.parent.mkdir(parents=True)
+        target.write_text("")
+
+    monkeypatch.setattr(pretrain, "make", make)
+    stamp = tmp_path / "results" / "gpu" / jobs["resnet50"]["output"]
+    stamp.parent.mkdir()  # as Snakemake does
+    for _ in range(2):
+        graph.make(tmp_path / "results" / "gpu" / "plan.json", "resnet50")
+        assert json.loads(stamp.read_text()) == {"file": str(file)} and calls == ["resnet50"]
+        graph.up_to_date(made)
+        assert not stamp.exists()  # looked at again by the next call
 
 
 def outputs(experiments):

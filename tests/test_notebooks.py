@@ -8,7 +8,7 @@ import nbformat
 import papermill
 import pytest
 
-from vtlib import launch, papers
+from vtlib import launch, papers, report
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 QUICK = {  # fewer rows than by default, where the rest would only repeat itself
@@ -100,7 +100,7 @@ def test_every_item_of_the_paper_has_its_report(home):
 
 def test_the_report_is_one_page_without_a_network(home):
     """Runs after the notebooks above."""
-    out = papers.page(home / "results" / "quick" / "notebooks" / "90_report.ipynb")
+    out = report.page(home / "results" / "quick" / "notebooks" / "90_report.ipynb")
     text = out.read_text()
     assert out.name == "90_report.html" and "DPAN+CMDC over Baseline" in text and "data:image/png;base64" in text
     assert "<script" not in text and "@import" not in text
@@ -110,7 +110,7 @@ def test_the_report_is_one_page_without_a_network(home):
     assert len(files) > 60 and all((out.parent / link).is_file() for link in files)
     assert set(re.findall(r'href="(\w+)\.ipynb"', text)) == {item.notebook for item in papers.ITEMS.values()}
     assert {item.notebook for item in papers.ITEMS.values()} < {path.stem for path in NOTEBOOKS}
-    assert "papers.overview(" not in text  # results, not code
+    assert "report.overview(" not in text  # results, not code
 
 
 def test_train_notebook_searches_real_images(home, shared):

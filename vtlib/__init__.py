@@ -16,7 +16,9 @@ evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
 compare     is one system better: paired differences, a bootstrap over people, verdicts
-papers      the papers' tables as printed, the experiments each needs, claims, and the report
+printed     the tables of both papers as they print them, errors said
+papers      every table and figure: the experiments that it needs, what is claimed of it
+report      measured beside printed, verdicts, where every number comes from
 plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out

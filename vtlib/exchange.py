@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from . import __version__, datasets, papers
+from . import __version__, datasets, papers, report
 from .config import DATA, NOT_HASHED, Experiment, build
 from .runs import METRICS, Run, collect, commit, results_root
 
@@ -326,7 +326,7 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
             if 0 < len(done[row]) < len(group):
                 notes.append(f"{label}: {item}, {row}: {len(done[row])} of {len(group)} runs, the mean is of those")
         for setting, protocol in of.settings.items():
-            for row, group in papers.under(done, protocol).items():
+            for row, group in report.under(done, protocol).items():
                 means = 100 * collect(group, protocol)[METRICS]
                 rows += [[row, setting, m, means[m].mean(), means[m].std(ddof=1), len(group)] for m in METRICS]
         names = [label, f"{label} sd", f"{label} runs"]

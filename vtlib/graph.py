@@ -78,14 +78,9 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
         needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
         every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
         if e.weights == "synvt" and (file := weights(e.backbone)):
-            every[e.backbone] = {
-                "rule": "weights",
-                "what": f"weights of {e.backbone}",
-                "output": file,
-                "needs": [],
-                "backbone": e.backbone,
-            }
-            needs.append(file)
+            needs.append(f"data/{e.backbone}.json")
+            every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": needs[1], "needs": []}
+            every[e.backbone] |= {"backbone": e.backbone, "file": file}
         extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
         what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
         book = executed(TRAIN, given, f"runs/{e.run_id}/{TRAIN.name}")
@@ -203,7 +198,7 @@ def up_to_date(made: dict) -> set[str]:
     results, right = Path(made["results"]), set()
     for name, about in made["jobs"].items():  # in the order of their needs
         output = results / about["output"]
-        if about["rule"] == "data":
+        if about["rule"] in ("data", "weights"):
             output.unlink(missing_ok=True)  # looked at again whenever a run is to be made
         elif (
             about["rule"] == "notebook" and output.is_file() and json.loads(output.read_text()) != stamp(results, about)
@@ -308,7 +303,9 @@ def make_data(results: Path, about: dict) -> None:
 def make_weights(results: Path, about: dict) -> None:
     from . import pretrain
 
-    pretrain.make(about["backbone"], Path(about["output"]))
+    if not (file := Path(about["file"])).is_file():
+        pretrain.make(about["backbone"], file)
+    write_json(results / about["output"], {"file": about["file"]})
 
 
 def make_notebook(results: Path, about: dict) -> None:
@@ -316,9 +313,9 @@ def make_notebook(results: Path, about: dict) -> None:
 
     launch.execute(Path(about["source"]), results / about["notebook"], about["parameters"])
     if Path(about["notebook"]).name.startswith(LAST):
-        from . import papers
+        from . import report
 
-        papers.page(results / about["notebook"])
+        report.page(results / about["notebook"])
     if about["rule"] == "notebook":
         write_json(results / about["output"], stamp(results, about))
 

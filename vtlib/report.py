@@ -1,0 +1,500 @@
+"""What was measured beside what is printed: tables, claims with their verdicts, the report folder and its page.
+
+Under results/<profile>/report/, of each table and figure: <item>.csv and .claims.csv, .tex, .txt (the verdict) and
+figures; provenance.csv leads from every number to its runs.
+"""
+
+import html
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import plots
+from .compare import LEVEL, VERDICTS, Gain, differences, gains, verdict
+from .papers import CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED
+from .runs import METRICS, Run, chance, collect, load, lock, results_root
+
+CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
+Rows = dict[str, list[Run]]  # the runs of each row of a table
+
+
+def under(runs: Rows, protocol: str) -> Rows:
+    """The runs of each row that have a protocol; a row without one is left out."""
+    having = {row: [r for r in group if protocol in r.metrics["protocols"]] for row, group in runs.items()}
+    return {row: group for row, group in having.items() if group}
+
+
+def comparable(runs: Rows, protocol: str | None = None) -> None:
+    """Raise ValueError, naming runs, unless all are of one profile and, under a protocol, of one data and trials."""
+
+    def one(what: str, value: Callable[[Run], object], group: list[Run]) -> None:
+        kinds = {str(value(r)): r.experiment.run_id for r in group}
+        if len(kinds) > 1:
+            named = " and ".join(f"{kind} (run {run_id})" for kind, run_id in kinds.items())
+            raise ValueError(f"{what} differ, {named}: they cannot stand in one table")
+
+    every = [r for group in runs.values() for r in group]
+    one("profiles", lambda r: r.experiment.profile, every)
+    for split in {r.experiment.split for r in every} if protocol else ():
+        group = [r for rows in under(runs, protocol).values() for r in rows if r.experiment.split == split]
+        one(f"data of {protocol}", lambda r: f"{r.experiment.data}, digest {r.metrics['data_digest'][:12]}", group)
+        one(f"trials of {protocol}", lambda r: len(r.trials(protocol)), group)
+
+
+def table(item: str, runs: Rows) -> pd.DataFrame:
+    """A table of a paper, tidy, in percent: printed, measured, and the difference to the row of LADDER, each its own.
+
+    Columns: row, setting, metric, printed; data, profile, protocol, measured (mean over runs of the mean over trials),
+    sd (over runs, NaN for one), runs, run_ids; over (the other row), printed_difference, difference (of runs paired by
+    seed and split), difference_low, difference_high (over people), difference_sd (over pairs), pairs.
+    Raises: ValueError for runs that cannot stand in one table.
+    """
+    of, rows = ITEMS[item], []
+    comparable(runs)
+    for setting, protocol in of.settings.items():
+        comparable(runs, protocol)
+        groups = under(runs, protocol)
+        for row, group in groups.items():
+            over = LADDER[item].get(row, "")
+            found = gains(differences(group, groups.get(over, []), protocol))
+            for metric in METRICS:
+                ahead = found[metric] if found else [math.nan] * 4 + [0]
+                rows.append([row, setting, metric, *stated(group, metric, protocol), over if found else "", *ahead])
+    names = ["row", "setting", "metric", *STATED, "over", *DIFFERENCE]
+    made = of.printed.drop(columns="source").merge(
+        pd.DataFrame(rows, columns=names), on=names[:3], how="outer", sort=False
+    )
+    made["over"] = made.over.where(made.over.notna() & (made.over != ""), made.row.map(LADDER[item]))
+    known = of.printed.set_index(["row", "setting", "metric"]).printed
+    below = [known.get(key, math.nan) for key in zip(made.over, made.setting, made.metric, strict=True)]
+    made.insert(made.columns.get_loc("over") + 1, "printed_difference", made.printed - below)
+    order = {row: i for i, row in enumerate(dict.fromkeys([*of.printed.row, *runs]))}
+    if item == "S1.F4":
+        order = {row: float(row) for row in order}
+    return made.sort_values("row", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+
+
+STATED = ["data", "profile", "protocol", "measured", "sd", "runs", "run_ids"]
+DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_sd", "pairs"]
+
+
+def stated(group: list[Run], metric: str, protocol: str) -> list:
+    """What is measured of a row, and on what: the values of STATED."""
+    values, first = 100 * collect(group, protocol)[metric], group[0].experiment
+    ids = " ".join(r.experiment.run_id for r in group)
+    return [first.data, first.profile, protocol, values.mean(), values.std(ddof=1), len(group), ids]
+
+
+def of_figure(frame: pd.DataFrame, runs: Rows) -> pd.DataFrame:
+    """The numbers of a figure as a tidy table. frame: row, metric, measured, sd if any, and more.
+
+    Its rows are those of `runs`, or of all of them where a row names none.
+    """
+    comparable(runs)
+    every = list({r.experiment.run_id: r.experiment for group in runs.values() for r in group}.values())
+    of = {row: " ".join(r.experiment.run_id for r in group) for row, group in runs.items()}
+    whole = " ".join(e.run_id for e in every)
+    known = {"printed": math.nan, "sd": math.nan, "profile": every[0].profile}  # of a drawing nothing is printed
+    missing = {name: value for name, value in known.items() if name not in frame}
+    data = " and ".join(dict.fromkeys(e.data for e in every))
+    return frame.assign(**missing, data=data, run_ids=frame.row.map(of).fillna(whole))
+
+
+def every_run(runs: Rows, protocol: str) -> pd.DataFrame:
+    """Tidy, a row a run and metric: row, metric, value in percent, for figures that show every seed."""
+    frames = {row: 100 * collect(group, protocol)[METRICS] for row, group in under(runs, protocol).items()}
+    return pd.concat(frames).droplevel(1).rename_axis("row").reset_index().melt("row", var_name="metric")
+
+
+def spread(mean: float, sd: float, digits: int = 1, sign: str = "") -> str:
+    """A mean with its standard deviation, where there is one; "" for NaN."""
+    return "" if pd.isna(mean) else f"{mean:{sign}.{digits}f}" + ("" if pd.isna(sd) else f" +- {sd:.{digits}f}")
+
+
+def between(low: float, high: float, digits: int = 1) -> str:
+    """An interval; "" for NaN."""
+    return "" if pd.isna(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def in_words(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED) -> pd.DataFrame:
+    """A tidy table() as a reader wants it: printed, measured and both differences, each in a block of columns."""
+    shown = made[made.metric.isin(list(metrics))]
+    data = " and ".join(dict.fromkeys(shown.data.dropna()))
+    blocks = {
+        "printed": [spread(v, math.nan, 2) for v in shown.printed],
+        f"measured on {data}": [spread(*v) for v in zip(shown.measured, shown.sd, strict=True)],
+    }
+    differ = shown.metric.isin(CLAIMED)
+    columns = (shown[c] for c in ("difference", "difference_sd", "difference_low", "difference_high"))
+    ahead = [spread(g, sd, 1, "+") + between(*ends) for g, sd, *ends in zip(*columns, strict=True)]
+    blocks["difference, printed"] = [spread(v, math.nan, 2, "+") for v in shown.printed_difference.where(differ)]
+    blocks["difference, measured"] = [text if keep else "" for text, keep in zip(ahead, differ, strict=True)]
+    frames = []
+    for name, texts in blocks.items():
+        frame = shown.assign(text=texts).pivot(index="row", columns=["setting", "metric"], values="text").fillna("")
+        frame = frame.reindex(columns=pd.MultiIndex.from_product([dict.fromkeys(made.setting), metrics]))
+        frames.append(pd.concat({name: frame.loc[:, (frame.fillna("") != "").any()]}, axis=1))
+    whole = pd.concat(frames, axis=1).loc[list(dict.fromkeys(shown.row))].rename_axis(index=None)
+    whole["difference to", "", ""] = shown.drop_duplicates("row").set_index("row").over.fillna("")
+    return whole.rename(columns=NAMES, level=2)
+
+
+NAMES = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10, 20)}
+
+
+def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
+    """in_words() for a notebook: mean +- standard deviation over runs; differences with their interval over people."""
+    return in_words(made, metrics).style.set_table_styles(
+        [{"selector": "th", "props": "text-align: center"}, {"selector": "td", "props": "white-space: nowrap"}]
+    )
+
+
+CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "data", "profile"]
+CLAIM_COLUMNS += ["protocol", "run_ids"]
+
+
+def claims(item: str, runs: Rows) -> pd.DataFrame:
+    """What a paper claims of a table: of each claim, setting and metric of CLAIMED a row of CLAIM_COLUMNS.
+
+    printed: the printed difference; gain, low, high, sd, pairs: measured, as compare.Gain has them; verdict: as
+    compare.verdict, "higher" and "lower" where no paper claims anything.
+    """
+    of, rows = ITEMS[item], []
+    known = of.printed.set_index(["row", "setting", "metric"]).printed
+    for better, over, words in CLAIMS[item]:
+        for setting, protocol in of.settings.items():
+            if len(of.printed) and setting not in set(of.printed.setting):
+                continue  # measured, but not of this paper
+            comparable(runs, protocol)
+            groups = under(runs, protocol)
+            pair = [groups.get(better, []), groups.get(over, [])]
+            found = gains(differences(*pair, protocol), list(CLAIMED))
+            for metric in CLAIMED:
+                values = (known.get((row, setting, metric), math.nan) for row in (better, over))
+                printed_gain = next(values) - next(values)
+                if found or not math.isnan(printed_gain):
+                    given = words or f"{better} over {over}", setting, metric, printed_gain
+                    rows.append(claim_row(item, *given, found.get(metric), pair, protocol))
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+
+
+def claim_row(
+    item, words, setting, metric, printed_gain, found: Gain | None, groups: list[list[Run]], protocol
+) -> list:
+    """One row of claims()."""
+    every = list({r.experiment.run_id: r.experiment for group in groups for r in group}.values()) if found else []
+    word = verdict(found)
+    if item.startswith("X"):
+        word = word.replace("holds", "higher").replace("fails", "lower")
+    data, profile = (every[0].data, every[0].profile) if every else ("", "")
+    numbers = found or [math.nan] * 4 + [0]
+    ids = " ".join(e.run_id for e in every)
+    return [item, words, setting, metric, printed_gain, *numbers, word, data, profile, protocol, ids]
+
+
+def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
+    """A claim on what a figure draws, as a row of claims(). each: as compare.differences() has it, column `metric`."""
+    found = gains(each, [metric]).get(metric)
+    return pd.DataFrame([claim_row(item, words, "", metric, math.nan, found, groups, "")], columns=CLAIM_COLUMNS)
+
+
+def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
+    """S1's claim that CMDC "drops quickly and becomes stable", as rows of claims(). curves: layout, part, epoch, cmdc.
+
+    Quickly: more than half of the whole drop lies in the first third of the epochs; stable: the last third changes by
+    less than a tenth of it. gain is that share, in percent; one curve has no interval.
+    """
+    rows = []
+    for (layout, part), curve in curves.groupby(["layout", "part"], sort=False):
+        value = curve.sort_values("epoch").cmdc.to_numpy()
+        third, drop = min(max(1, len(value) // 3), len(value) - 1), value[0] - value.min()
+        first, last = value[0] - value[third], abs(value[-1] - value[-third])
+        parts = {
+            "drops quickly": ("percent of the drop in the first third", first, drop > 0 and first > drop / 2),
+            "becomes stable": ("percent of the drop moved in the last third", last, drop > 0 and last < drop / 10),
+        }
+        run = runs[layout]
+        for what, (metric, size, there) in parts.items():
+            metric = metric if drop > 0 else f"no drop, from {value[0]:.2f} to {value[-1]:.2f}"
+            found = Gain(100 * size / drop if drop > 0 else math.nan, math.nan, math.nan, math.nan, 1)
+            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [run], "")
+            row[CLAIM_COLUMNS.index("verdict")] = "holds on one seed" if there else "fails on one seed"
+            rows.append(row)
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+
+
+WORDS = (*VERDICTS[:4], "higher", "higher on one seed", "lower", "lower on one seed", *VERDICTS[4:])
+
+
+def counted(found: pd.DataFrame) -> str:
+    """How many claims have which verdict, each counted once, by its first metric."""
+    each = found.drop_duplicates(["item", "claim", "setting"]).verdict
+    return ", ".join(f"{word}: {(each == word).sum()}" for word in WORDS if (each == word).any())
+
+
+def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
+    """The verdict in words: a line that counts the claims, a line for each, further sentences.
+
+    Args: found: rows of claims().
+    """
+    title, kind = ITEMS[item].title, "comparison" if item.startswith("X") else "claim"
+    if found.empty:
+        return "\n".join([f"{title}. It claims no number.", *more])
+    each = found.groupby(["claim", "setting"], sort=False)
+    data = " and ".join(dict.fromkeys(d for d in found.data if d))
+    kind += "s" * (each.ngroups > 1)
+    lines = [f"{title}. {each.ngroups} {kind}, on {data or 'no data'}: {counted(found)}."]
+    several = found.setting.nunique() > 1
+    for (words, setting), group in each:
+        if group.verdict.iloc[0] != "not measured":
+            parts = "; ".join(spoken(row) for row in group.itertuples())
+            lines.append(f"- [{group.verdict.iloc[0]}] {words}{f' ({setting})' if several else ''}. {parts}.")
+    if missing := not_measured(found):
+        lines.append(f"- [not measured] {'; '.join(missing)}.")
+    return "\n".join([*lines, *[""] * bool(more), *more])
+
+
+def not_measured(found: pd.DataFrame) -> list[str]:
+    """The claims of one item that nothing here can test, a setting that is left out whole as one."""
+    missing, left = found.verdict == "not measured", []
+    for setting, group in found[missing].groupby("setting", sort=False):
+        each = [f"{words} ({setting})" for words in dict.fromkeys(group.claim)]
+        whole = missing[found.setting == setting].all() and len(each) > 2
+        left += [f"all {len(each)} on {setting}"] if whole else each
+    return left
+
+
+def spoken(row) -> str:
+    """One metric of a claim: measured with interval and spread, printed."""
+    pairs = f" over {row.pairs:.0f} pairs of runs" if row.pairs > 1 else ""
+    found = f"{spread(row.gain, row.sd, 1, '+')}{pairs}{between(row.low, row.high)}"
+    return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + (
+        "" if pd.isna(row.printed) else f", printed {row.printed:+.2f}"
+    )
+
+
+def lambda_sentence(rank1: pd.DataFrame) -> str:
+    """One line on S1's claim that accuracy rises with lambda, peaks at 3 and drops. rank1: lambda, value."""
+    means = rank1.groupby("lambda").value.mean()
+    deviation = rank1[rank1["lambda"] == 3.0].value.std(ddof=1)
+    best, at_three = means.idxmax(), means.get(3.0, float("nan"))
+    text = (
+        f"Best at lambda {best:g} with rank-1 {means.max():.1f}; {at_three:.1f} at the paper's 3, "
+        f"{means.iloc[0]:.1f} at {means.index[0]:g}"
+    )
+    if not deviation > 0:
+        return text + ". One seed: no claim."
+    equal = [f"{w:g}" for w in means.index[means > means.max() - 2 * deviation]]
+    return text + f". Within twice the spread over seeds ({deviation:.1f}) of the best: lambda {', '.join(equal)}."
+
+
+def write(
+    name: str,
+    profile: str,
+    made: pd.DataFrame,
+    text: str,
+    found: pd.DataFrame | None = None,
+    figures: dict[str, Figure] | None = None,
+) -> list[str]:
+    """Write a table under report/: <name>.csv, .txt (the verdict), of a paper also .claims.csv and .tex, and figures.
+
+    Figures are .png and .pdf; provenance.csv is made anew of all tables there. Args: made: table() or of_figure(), or
+    any tidy table with run_ids; text: verdict_text(), or a sentence; found: claims(); figures: {"": the item's figure,
+    "more": another one, as <name>-more}.
+    Returns: names of the files. Raises: ValueError if any run is of another profile.
+    """
+    named = [frame.profile for frame in (made, found) if frame is not None and "profile" in frame]
+    if other := sorted({p for column in named for p in column.dropna()} - {profile, ""}):
+        raise ValueError(f"{name}: runs of profile {', '.join(other)} cannot stand in the report of {profile}")
+    folder = results_root() / profile / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock"):  # several notebooks write at a time
+        made.to_csv(folder / f"{name}.csv", index=False, float_format="%.3f")
+        (folder / f"{name}.txt").write_text(text + "\n")
+        if found is not None:
+            found.to_csv(folder / f"{name}.claims.csv", index=False, float_format="%.3f")
+            (folder / f"{name}.tex").write_text(latex(made))
+        for more, figure in (figures or {}).items():
+            plots.save(figure, folder / (f"{name}-{more}" if more else name))
+        provenance(folder).to_csv(folder / "provenance.csv", index=False)
+    return sorted(p.name for p in folder.glob(f"{name}[.-]*"))
+
+
+def latex(made: pd.DataFrame) -> str:
+    """A tabular for \\usepackage{booktabs}: printed and measured in column groups of their own."""
+    if "setting" in made and "over" in made:
+        frame = in_words(made)
+    else:
+        frame = made.assign(measured=[spread(*v, 3) for v in zip(made.measured, made.sd, strict=True)])
+        names = [c for c in ("row", "metric", "epoch", "measured") if c in frame]
+        frame = frame[names].astype(str).set_index("row").rename_axis(None)
+    text = frame.to_latex(escape=True, multicolumn_format="c", na_rep="")
+    return text.replace(" +- ", " $\\pm$ ").replace("+-", "$\\pm$")
+
+
+def provenance(folder: Path) -> pd.DataFrame:
+    """Where the numbers of a report come from: a row for each run that any of its tables names."""
+    names = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.name not in ("provenance.csv", "claims.csv"):
+            ids = " ".join(pd.read_csv(path, usecols=lambda c: c == "run_ids", dtype=str).squeeze(axis=1).dropna())
+            for run_id in dict.fromkeys(ids.split()):
+                names.setdefault(run_id, []).append(path.stem.removesuffix(".claims"))
+    rows = []
+    for run_id, items in names.items():
+        path = folder.parent / "runs" / run_id
+        if not (path / "metrics.json").is_file():
+            continue  # set aside since: its table must be made again, and gathered() says so
+        run = load(path)
+        e, m = run.experiment, run.metrics
+        config = {c: getattr(e, c) for c in ("method", "dataset", "data", "split", "seed", "profile", "epochs")}
+        facts = {c: m[c] for c in ("commit", "device", "precision", "threads", "data_digest", "finished")}
+        versions = " ".join(f"{k}={v}" for k, v in m["versions"].items())
+        where = {"folder": f"runs/{run_id}", "config": f"runs/{run_id}/experiment.json"}
+        used = " ".join(dict.fromkeys(items))
+        rows.append({"run_id": run_id, **config, **facts, "versions": versions, **where, "used_in": used})
+    return pd.DataFrame(rows)
+
+
+class Gathered(NamedTuple):
+    """A report folder, read: all claims, all tables by item, where their runs come from, what is not there."""
+
+    claims: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    provenance: pd.DataFrame
+    missing: list[str]  # items without a report
+
+
+def gathered(profile: str) -> Gathered:
+    """Everything under report/ of a profile.
+
+    Raises: FileNotFoundError before the first report; ValueError where a table is of another profile, names a run that
+        is gone, or is of other data than another table of the same name.
+    """
+    folder = results_root() / profile / "report"
+    there = [item for item in ITEMS if (folder / f"{item}.csv").is_file()]
+    if not there:
+        raise FileNotFoundError(f"{folder} has no table: run the notebooks 20 to 34 with profile={profile} first")
+    tables = {item: pd.read_csv(folder / f"{item}.csv") for item in there}
+    frames = [
+        pd.read_csv(folder / f"{item}.claims.csv", keep_default_na=True, dtype={"setting": str}) for item in there
+    ]
+    every = pd.concat([f for f in frames if len(f)], ignore_index=True)
+    texts = [c for c in CLAIM_COLUMNS if c not in ("printed", *Gain._fields)]
+    every[texts] = every[texts].fillna("")
+    runs_of = provenance(folder)
+    for item, made in tables.items():
+        if other := set(made.profile.dropna()) - {profile}:
+            raise ValueError(f"{item}.csv has runs of profile {', '.join(sorted(other))}: it is no table of {profile}")
+        named = {run_id for ids in made.run_ids.dropna() for run_id in ids.split()}
+        if gone := sorted(named - set(runs_of.run_id)):
+            raise ValueError(f"{item}.csv names run {gone[0]}, which is not there: run {ITEMS[item].notebook} again")
+    for (name, split), group in runs_of.groupby(["data", "split"]):
+        if group.data_digest.nunique() > 1:
+            ids = ", ".join(group.drop_duplicates("data_digest").run_id)
+            raise ValueError(f"runs {ids} were measured on different contents of {name}, split {split}: run them again")
+    return Gathered(every, tables, runs_of, [item for item in ITEMS if item not in there])
+
+
+def facts(of: Gathered) -> pd.DataFrame:
+    """What all numbers of a report were measured with, a line each."""
+    p = of.provenance
+    last = [", ".join(f"{name} ({n} runs)" for name, n in p[c].value_counts().items()) for c in ("device", "commit")]
+    rows = {
+        "profile": ", ".join(p.profile.unique()),
+        "data": ", ".join(f"{name} ({digest[:12]})" for (name, digest), _ in p.groupby(["data", "data_digest"])),
+        "runs": f"{len(p)}, of {p.method.nunique()} methods, seeds {', '.join(map(str, sorted(p.seed.unique())))}",
+        "device": last[0],
+        "precision": ", ".join(p.precision.unique()),
+        "commit": last[1],
+        "versions": "; ".join(p.versions.unique()),
+        "finished": f"{p.finished.min()} to {p.finished.max()}",
+    }
+    return pd.DataFrame({"": rows})
+
+
+def by_chance(found: pd.DataFrame) -> str:
+    """How many of the claims' intervals leave 0 out, and how many would if no system differed from any other."""
+    each = found.drop_duplicates(["item", "claim", "setting"])
+    each = each[each.low.notna()]
+    out = int(((each.low > 0) | (each.high < 0)).sum())
+    return (
+        f"{len(each)} differences were tested, each with a 95 % interval. If no system differed from any other, about "
+        f"{(1 - LEVEL) * len(each):.1f} of the intervals would leave 0 out; {out} do. "
+        "Rows are shared between tables, so these are not independent of each other."
+    )
+
+
+def levels(of: Gathered, protocol: str = MAIN_PROTOCOL) -> pd.DataFrame:
+    """Where the scale begins and ends: chance, the untouched start, and every row of S1 Table 3 and S2 Table 3."""
+    rows, ids = {}, []
+    for item in ("S1.T3", "S2.T3"):
+        made = of.tables.get(item, pd.DataFrame(columns=["protocol", "measured"]))
+        made = made[(made.protocol == protocol) & made.measured.notna()]
+        for row, group in made.groupby("row", sort=False) if len(made) else ():
+            values = group.set_index("metric")
+            texts = [spread(values.measured[m], values.sd[m]) for m in CLAIMED]
+            rows[f"{short(item)}: {row}"] = [*texts, values.runs.iloc[0]]
+            ids += group.run_ids.iloc[0].split()
+    if ids:
+        folder = results_root() / of.provenance.profile.iloc[0] / "runs"
+        lowest = 100 * chance(load(folder / ids[0]), protocol)
+        start = {name: rows.pop(name) for name in [*rows] if name.endswith(UNTOUCHED)}
+        rows = {"chance: random features": [f"{lowest[m]:.1f}" for m in CLAIMED] + [""]} | start | rows
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*(NAMES.get(m, m) for m in CLAIMED), "runs"])
+
+
+def files(item: str, folder: Path) -> str:
+    """Links, as HTML, to the files of an item's report, from a notebook or page beside the folder report/."""
+    names = sorted(p.name for p in folder.glob(f"{item}[.-]*"))
+    links = [f'<a href="../report/{name}">{name.removeprefix(item).lstrip(".")}</a>' for name in names]
+    return f'<a href="{ITEMS[item].notebook}.ipynb">{ITEMS[item].notebook}</a>: ' + " ".join(links)
+
+
+def overview(found: pd.DataFrame):
+    """All measured claims as one table for a page: a line a claim, with a link to the notebook that shows it."""
+    keys, rows, found = ["item", "claim", "setting"], [], found[found.verdict != "not measured"]
+    for (item, words, setting), group in found.groupby(keys, sort=False):
+        first, more = group.iloc[0], group.iloc[1:]
+        many = (found.item == item) & (found.claim == words)
+        where = f" ({setting})" if found[many].setting.nunique() > 1 else ""
+        measured = spread(first.gain, math.nan, 1, "+") + between(first.low, first.high)
+        link = f'<a href="{ITEMS[item].notebook}.ipynb">{short(item)}</a>'
+        seeds_ = "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})"
+        others = [f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()]
+        words, metric = html.escape(words + where), NAMES.get(first.metric, first.metric)
+        before = spread(first.printed, math.nan, 1, "+")
+        rows.append([link, words, metric, before, measured, seeds_, first.verdict, ", ".join(others)])
+    colours = {"holds": plots.RIGHT, "fails": plots.WRONG}
+    columns = ["of", "claim", "metric", "printed", "measured", "sd over pairs", "verdict", "by mAP"]
+    style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
+    style = style.map(lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"])
+    one_line = "text-align: left; vertical-align: top; white-space: nowrap"
+    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2)}  # claim, metric
+    return style.set_table_styles([{"selector": s, "props": css} for s, css in styles.items()])
+
+
+def short(item: str) -> str:
+    """S1.T3 as "S1 Table 3"."""
+    return ITEMS[item].title.split(":")[0]
+
+
+def page(notebook: Path) -> Path:
+    """An executed notebook as one HTML file beside it: no code, figures inside, nothing loaded from a network.
+
+    What the exporter would load are scripts for formulas and widgets; without them formulas stay as they are written.
+    """
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True, embed_images=True)
+    exporter.exclude_output_prompt = True
+    body, _ = exporter.from_filename(str(notebook))
+    body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
+    target = notebook.with_suffix(".html")
+    target.write_text(body)
+    return target
