@@ -97,7 +97,7 @@ def pairs(texts: list[str]) -> dict[str, object]:
 
 def parse(text: str) -> object:
     """A JSON value, or else a YAML one: YAML 1.1 alone would take 1e-3 for text."""
-    for read in (json.loads, float, yaml.safe_load):
+    for read in (json.loads, float, yaml.safe_load) if text else ():  # nothing is an empty text, and no null
         try:
             return read(text)
         except (ValueError, yaml.YAMLError):
