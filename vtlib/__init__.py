@@ -25,6 +25,7 @@ plots       tidy data in, figure out
 launch      the command line
 graph       the Snakefile's plan, one job of it, and what became of them all
 files       where data and results lie, and files that are whole or absent
+names       one sentence for a name that is not known
 machine     cores and memory: how many runs fit beside each other
 """
 

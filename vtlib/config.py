@@ -1,6 +1,5 @@
 """Experiment: every number that changes a result, typed and strict; profiles; the run id."""
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import pml
 from .losses import LOSSES
 from .methods import METHODS, RECIPES
+from .names import unknown
 
 # Fields that name or place a run without changing its result
 NOT_HASHED = {"profile", "method", "device", "compile"}
@@ -258,10 +258,3 @@ def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
         text = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
         raise ValueError(f"{where}: {text}{given}" if where else text) from None
-
-
-def unknown(kind: str, name: str, known) -> str:
-    """One sentence for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(known))}"
-    return f"unknown {kind} {name!r}: {hint}"

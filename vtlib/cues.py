@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import datasets, evaluate, figure, runs, synthetic
-from .config import Experiment, unknown
+from .config import Experiment
+from .names import unknown
 from .papers import MAIN_PROTOCOL
 
 NAMED = ["hair", "hat", "coat", "legs", "bag", "shoes", "side"]  # columns of factors.csv that are a person's own

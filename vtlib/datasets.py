@@ -16,8 +16,8 @@ from PIL import Image, ImageChops
 from scipy.io import loadmat
 from tqdm.contrib.concurrent import thread_map
 
-from .config import unknown
 from .files import data_root
+from .names import unknown
 
 COLUMNS = ["path", "pid", "cam", "modality", "split", "number", "frame"]
 SPLITS = ("train", "val", "test")

@@ -13,12 +13,14 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .files import NOTEBOOKS, data_root, results_root, shown, write_json
+from .names import unknown
 
 PACKAGE = Path(__file__).parent
 TRAIN = NOTEBOOKS / "10_train.ipynb"
@@ -66,7 +68,7 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
     Raises: ValueError for an unknown target.
     """
     from . import papers
-    from .config import parameters, resolve_profile, unknown
+    from .config import parameters, resolve_profile
 
     resolve_profile(profile)  # an unknown one stops here
     views = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
@@ -308,10 +310,26 @@ def make_weights(results: Path, about: dict) -> None:
     write_json(results / about["output"], {"file": about["file"]})
 
 
-def make_notebook(results: Path, about: dict) -> None:
-    from . import launch
+def execute(path: Path, target: Path, given: dict) -> None:
+    """papermill in the current folder; a failing cell is one sentence that names it and the kept notebook."""
+    import papermill
+    from traitlets.config import Config
 
-    launch.execute(Path(about["source"]), results / about["notebook"], about["parameters"])
+    with tempfile.TemporaryDirectory(prefix="vt") as sockets:  # sockets in a folder of their own: no port is raced for
+        config = Config()
+        if sys.platform != "win32":
+            config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{sockets}/k"
+        try:
+            options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
+            papermill.execute_notebook(str(path), str(target), given, start_timeout=600, **options)
+        except papermill.PapermillExecutionError as error:
+            raise RuntimeError(
+                f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"
+            ) from None
+
+
+def make_notebook(results: Path, about: dict) -> None:
+    execute(Path(about["source"]), results / about["notebook"], about["parameters"])
     if Path(about["notebook"]).name.startswith(LAST):
         from . import report
 

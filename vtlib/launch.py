@@ -18,6 +18,7 @@ import yaml
 
 from . import graph
 from .files import results_root, shown, write_json
+from .names import unknown
 
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -109,8 +110,6 @@ def check_parameters(where: str, declared: dict[str, str], given: dict[str, obje
     """Stop before any work on a name that is not declared {name: type}, or a value of another type."""
     for name, value in given.items():
         if name not in declared:
-            from .config import unknown  # imports torch, which a right name need not wait for
-
             raise ValueError(f"{where}: {unknown('parameter', name, declared)}")
         wanted = PYTHON_TYPES.get(declared[name].split("[")[0], object)
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
@@ -167,7 +166,7 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
         return
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    execute(path, target, given)
+    graph.execute(path, target, given)
     write_json(stamp, origin)
     print(f"{path.name}: {shown(target)}", flush=True)
 
@@ -186,24 +185,6 @@ def everything(arguments) -> int:
         plan.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
-
-
-def execute(path: Path, target: Path, given: dict) -> None:
-    """papermill in the current folder; a failing cell is one sentence that names it and the kept notebook."""
-    import papermill
-    from traitlets.config import Config
-
-    with tempfile.TemporaryDirectory(prefix="vt") as sockets:  # sockets in a folder of their own: no port is raced for
-        config = Config()
-        if sys.platform != "win32":
-            config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{sockets}/k"
-        try:
-            options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
-            papermill.execute_notebook(str(path), str(target), given, start_timeout=600, **options)
-        except papermill.PapermillExecutionError as error:
-            raise RuntimeError(
-                f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"
-            ) from None
 
 
 def train(arguments) -> None:
@@ -259,7 +240,6 @@ def data(arguments) -> int:
 def weights(arguments) -> None:
     """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
     from . import model, pretrain
-    from .config import unknown
 
     if arguments.backbone not in pretrain.STARTS:
         raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import beside
+from .names import unknown
 
 PREFIX = "pml:"
 PARTS = {"miner": "miners", "distance": "distances", "reducer": "reducers", "embedding_regularizer": "regularizers"}
@@ -35,8 +36,6 @@ def build(module: str, name: str, options: dict[str, Any], decided: dict[str, An
 
     Raises: ValueError naming what is unknown, and the nearest name.
     """
-    from .config import unknown
-
     try:
         classes = import_module(f"pytorch_metric_learning.{module}")
     except ImportError:

@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 
 from . import figure
 from .figure import ARM, COAT, FACE, HAIR, HAND, HAT, LEG, OBSTACLES, PARTS, SLEEVE, THERMAL, TOP, VISIBLE
+from .names import unknown
 
 try:
     import fcntl
@@ -468,8 +469,6 @@ def preset(name: str) -> Spec:
 
     Identities are given as 250+30+100. Raises: ValueError for an unknown preset or field, and what Spec raises.
     """
-    from .config import unknown  # brings torch, which the processes that draw have no use for
-
     base, *changes = name.split(",")
     if base not in PRESETS:
         raise ValueError(unknown("data set", base, PRESETS))
