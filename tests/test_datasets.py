@@ -244,9 +244,11 @@ def test_locate_prefers_a_folder_then_the_data_root(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert datasets.data_root() == tmp_path
     assert datasets.locate("mine") == datasets.locate(tmp_path / "mine") == tmp_path / "mine"
-    with pytest.raises(FileNotFoundError, match="data make theirs") as caught:
+    with pytest.raises(FileNotFoundError, match=f"no data set 'theirs': {tmp_path} holds mine, and theirs is none"):
         datasets.locate("theirs")
-    assert str(tmp_path / "theirs") in str(caught.value)
+    monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere is no folder.*--data or VTLIB_DATA names the folder"):
+        datasets.locate("theirs")
     monkeypatch.delenv("VTLIB_DATA")
     assert datasets.data_root() == Path(datasets.__file__).parents[1] / "data"
 

@@ -88,8 +88,17 @@ def test_an_export_overwrites_nothing_else(results, there):
     assert path.is_dir() or path.read_bytes() == before
 
 
+def test_runs_of_no_table_stay_here(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(papers, "ITEMS", {"S1.T2": papers.ITEMS["S1.T2"]})  # the baseline on RegDB's layout
+    said = exchange.export("quick", tmp_path / "ours.zip")
+    assert "1 runs on synvt_regdb_quick" in said and f"{len(made) - 1} runs of no table are left out" in said
+    fields = made[0].experiment.model_dump(mode="json")
+    assert exchange.run_id_of(fields) == made[0].experiment.run_id
+    assert exchange.run_id_of(fields | {"losses": {"my_own": {"weight": 1.0}}}) == ""
+
+
 def test_an_export_of_nothing_or_of_a_broken_run_or_of_a_path_is_refused(results, made, home):
-    with pytest.raises(ValueError, match="no run is finished under"):
+    with pytest.raises(ValueError, match="no run of a table is finished under"):
         exchange.export("cpu", results / "ours.zip")
     report = results / "results" / "quick" / "report" / "S1.T3.csv"
     report.write_text(f"row,file\nBaseline,{home}/x.png\n".replace(str(home), str(results / "results")))

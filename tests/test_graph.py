@@ -50,6 +50,18 @@ def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
         graph.jobs("quick", ["S1.T33"])
 
 
+def test_an_unknown_profile_leaves_no_folder(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    with pytest.raises(ValueError, match="unknown profile 'quik': did you mean 'quick'"):
+        graph.run("quik")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_paper_profile_draws_nothing(home):
+    made = graph.jobs("paper", [], absent=True)
+    assert "41_synvt" not in made and "notebooks/41_synvt.json" not in made["90_report"]["needs"]
+
+
 def test_runs_wait_for_a_start_that_does_not_ship_and_it_is_made_once(home, tmp_path, monkeypatch):
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
@@ -129,6 +141,12 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     took = time.monotonic() - then
     assert "0 ran, 3 cached, 0 failed" in said
     assert took < 10 or os.getloadavg()[0] > os.cpu_count(), f"{took:.0f} s on a finished tree"
+    table, made = results / "report" / "S1.F5.csv", graph.plan("quick", [target])
+    kept, stamp = table.read_text(), results / "notebooks" / f"{target}.json"
+    table.write_text("written by a call of the notebook with other parameters")
+    assert target not in graph.up_to_date(made, dry=True) and stamp.is_file()
+    table.write_text(kept)
+    assert target in graph.up_to_date(made)
     (results / "notebooks" / f"{target}.json").write_text('{"key": "of other code"}')
     monkeypatch.setattr(graph, "work", lambda made, left, *more: pytest.fail(f"to make: {left}"))
     with pytest.raises(pytest.fail.Exception, match=r"to make: \['22_convergence'\]"):  # and no run
@@ -163,7 +181,7 @@ def tiny(home, tmp_path, monkeypatch):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "tiny.ipynb")
     made["jobs"] = {name: about for name, about in made["jobs"].items() if about["rule"] != "data"}
     for about in made["jobs"].values():
-        about["source"] = str(tmp_path / "tiny.ipynb")
+        about |= {"source": str(tmp_path / "tiny.ipynb"), "writes": []}
         about["needs"] = [need for need in about["needs"] if not need.startswith("data/")]
     results = Path(made["results"])
     (results / "plan.json").write_text(json.dumps(made))
@@ -206,8 +224,13 @@ def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypa
     # tests that a shell runs in the background inherit an ignored Ctrl-C: a terminal's program does not
     process = start("20_ablation", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for(lambda: len(begun(tiny)) == 2, process)
+    plan = (tiny / "plan.json").read_bytes()
     with pytest.raises(RuntimeError, match=f"process {process.pid} works on"):
-        graph.run("quick", ["20_ablation"])
+        graph.run("quick", ["S1.F5"])
+    assert graph.run("quick", ["S1.F5"], dry=True) == 0
+    assert (tiny / "plan.json").read_bytes() == plan  # the jobs that run read it
+    with pytest.raises(ValueError, match="has no job 'another': a later call has made another plan"):
+        graph.make(tiny / "plan.json", "another")
     then = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert "the same command goes on from there" in end(process, code=130)

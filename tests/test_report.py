@@ -39,6 +39,8 @@ def test_convergence_claims_read_the_curve(done):
     assert found.loc["training: CMDC drops quickly"].gain == pytest.approx(100 * 8.5 / 8.99)
     assert found.loc["training: CMDC becomes stable"].gain == pytest.approx(100 * 0.04 / 8.99)
     assert set(found[found.index.str.startswith("validation")].verdict) == {"fails on one seed"}
+    few = report.convergence_claims(curves[curves.epoch < report.EPOCHS], {"sysu": done["Baseline"]})
+    assert set(few.verdict) == {"undecided"} and set(few.metric) == {"too few epochs, 5"}
     text = report.verdict_text("S1.F5", found.reset_index())
     assert "4 claims" in text and "no drop, from 1.00 to 9.00." in text
 

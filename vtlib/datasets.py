@@ -46,11 +46,16 @@ PUBLISHED = {
 
 def locate(name: str | Path) -> Path:
     """The folder `name` where there is one, else the folder of that name in data_root(); else FileNotFoundError."""
-    for place in (here := Path(name).expanduser(), there := data_root() / name):
+    for place in (here := Path(name).expanduser(), data_root() / name):
         if place.is_dir():
             return place
-    make = f"`python -m vtlib.launch data make {name}` makes an embedded set, data/README.md has the real ones"
-    raise FileNotFoundError(f"no data set {str(name)!r}: neither {here} nor {there} is a folder; {make}")
+    root = data_root()
+    held = sorted(p.name for p in root.iterdir() if p.is_dir())[:8] if root.is_dir() else None
+    why = f"{root} is no folder" if held is None else f"{root} holds {', '.join(held) or 'no folder'}"
+    raise FileNotFoundError(
+        f"no data set {str(name)!r}: {why}, and {here} is none; --data or VTLIB_DATA names the folder that holds the "
+        "sets, data/README.md says how to get them"
+    )
 
 
 def is_there(name: str | Path) -> bool:
@@ -231,7 +236,8 @@ def hold_out(table: pd.DataFrame, identities: int, seed: int = 0) -> pd.DataFram
     pids = np.unique(table.pid[table.split == "train"])
     if (table.split == "val").any() or not 0 <= identities < len(pids):
         why = "has validation identities of its own" if "val" in set(table.split) else f"has {len(pids)} to train on"
-        raise ValueError(f"cannot hold out {identities} identities: the set {why}")
+        hint = "set validation_identities=0, or name people to train on in split.csv (data/README.md)"
+        raise ValueError(f"cannot hold out {identities} identities: the set {why}; {hint}")
     chosen = np.random.default_rng(seed).choice(pids, identities, replace=False)
     return table.assign(split=table.split.mask(table.pid.isin(chosen) & (table.split == "train"), "val"))
 

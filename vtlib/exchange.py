@@ -42,7 +42,7 @@ class Received(NamedTuple):
 
 
 def export(profile: str, path: str | Path) -> str:
-    """Write all finished runs and report tables of a profile as one file; the same results give the same bytes.
+    """Write finished runs of the tables, and the tables, of a profile as one file; the same results, the same bytes.
 
     Data and weights are named by the last part of their path; of metrics.json only FACTS go along.
     Returns: a sentence on what is in it.
@@ -52,9 +52,11 @@ def export(profile: str, path: str | Path) -> str:
     if path.is_dir() or (path.exists() and not is_ours(path)):
         raise ValueError(f"{path} is there and no file of `results export`: give a new name like {profile}.zip")
     folders = sorted(f.parent for f in root.glob("runs/*/metrics.json") if RUN.fullmatch(f.parent.name))
-    if not folders:
-        raise ValueError(f"no run is finished under {root / 'runs'}: there is nothing to export")
-    found = {folder.name: stripped(folder) for folder in folders}
+    wanted = {e.run_id for e in papers.experiments(profile, papers.ITEMS, absent=True)}
+    finished = {folder.name: stripped(folder) for folder in folders}
+    found = {name: run for name, run in finished.items() if run_id_of(run[0]) in wanted}
+    if not found:
+        raise ValueError(f"no run of a table is finished under {root / 'runs'}: there is nothing to export")
     content = {f"runs/{i}/{name}": text for i, run in found.items() for name, text in texts(*run).items()}
     content |= {f"report/{f.name}": f.read_text() for f in sorted((root / "report").glob("*.csv"))}
     for name, text in content.items():
@@ -64,7 +66,16 @@ def export(profile: str, path: str | Path) -> str:
     manifest["files"] = {name: digest(text) for name, text in content.items()}
     write(path, {"manifest.json": dumped(manifest)} | content)
     size, data = path.stat().st_size / 1e3, ", ".join(manifest["data"])
-    return f"{path}: {len(found)} runs on {data}, {size:.0f} kB; no image, feature, weight or path is in it"
+    left = f"; {len(finished) - len(found)} runs of no table are left out" * (len(finished) > len(found))
+    return f"{path}: {len(found)} runs on {data}, {size:.0f} kB; no image, feature, weight or path is in it{left}"
+
+
+def run_id_of(fields: dict) -> str:
+    """The run id of an experiment's fields; "" where this version cannot build it, as one with a loss of one's own."""
+    try:
+        return build(fields, {}).run_id
+    except ValueError:
+        return ""
 
 
 def stripped(folder: Path) -> tuple[dict, dict, list[dict]]:

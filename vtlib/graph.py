@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from .files import NOTEBOOKS, data_root, results_root, shown, write_json
@@ -25,27 +25,29 @@ from .names import unknown
 PACKAGE = Path(__file__).parent
 TRAIN = NOTEBOOKS / "10_train.ipynb"
 LAST = "9"  # a notebook whose name starts so reads all the others
+DRAWN = "41_synvt"  # of sets that the project draws itself: no part of a profile whose sets are real
 COLUMNS = ("what", "state", "seconds", "GB", "GPU GB", "notebook", "reason", "name", "rule")
 
 
-def plan(profile: str, targets: Iterable[str] = ()) -> dict:
+def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> dict:
     """The jobs of some tables, figures ("S1.T3") or notebooks ("20_ablation"), by default of all: plan.json.
 
     {"profile", "data" and "root", the roots of data and results, "results", the profile's folder, and "jobs": {name:
-    {"rule", "what", "output", "needs", "target"}}, of notebooks also "source", "parameters", "notebook"}; outputs,
-    needs and notebooks are relative to results. A plan of the same code, notebooks and roots is read, not made again,
-    except of `paper`, which depends on the sets that are there.
+    {"rule", "what", "output", "needs", "target"}}, of notebooks also "source", "parameters", "notebook", "writes"};
+    outputs, needs, notebooks and writes are relative to results. A plan of the same code, notebooks and roots is read,
+    not made again, except of `paper`, which depends on the sets that are there.
     """
     roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
     results = results_root() / profile
     key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots])
-    if profile != "paper" and (results / "plan.json").is_file():
-        old = json.loads((results / "plan.json").read_text())
+    if profile != "paper" and (results / name).is_file():
+        old = json.loads((results / name).read_text())
         if old["key"] == key:
             return old
-    made = {"key": key, "profile": profile, "results": str(results), **roots, "jobs": jobs(profile, list(targets))}
+    made = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}
+    made["jobs"] = jobs(profile, list(targets))
     results.mkdir(parents=True, exist_ok=True)
-    write_json(results / "plan.json", made)
+    write_json(results / name, made)
     return made
 
 
@@ -72,6 +74,8 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
 
     resolve_profile(profile)  # an unknown one stops here
     views = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
+    if profile == "paper":
+        views.pop(DRAWN)
     for target in targets:
         if target not in papers.ITEMS and target not in views:
             raise ValueError(unknown("table, figure or notebook", target, [*papers.ITEMS, *views]))
@@ -98,6 +102,7 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
             "what": name,
             "output": f"notebooks/{name}.json",
             "needs": others if name.startswith(LAST) else named,
+            "writes": [f"report/{item}.csv" for item, of in papers.ITEMS.items() if of.notebook == name],
             **executed(path, {"profile": profile}, f"notebooks/{name}.ipynb"),
         }
     outputs = {file for t in targets for file in of_item.get(t, [f"notebooks/{t}.json"])}
@@ -144,12 +149,14 @@ def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bo
     Args: at_a_time: runs beside each other, 0 for as many as fit; cluster: a Snakemake executor instead of this
         machine; dry: print the plan alone; more: further options of Snakemake, which win.
     """
-    start, made = time.time(), plan(profile, targets)
-    results = Path(made["results"])
-    with alone(results):
+    start, results = time.time(), results_root() / profile
+    if not results.is_dir():
+        jobs(profile, list(targets))  # an unknown profile or target leaves no folder behind
+    with nullcontext() if dry else alone(results):
+        made = plan(profile, targets, "dry-run.json" if dry else "plan.json")  # jobs that run now read theirs
         if not dry:
             recheck(made)
-        cached = up_to_date(made)
+        cached = up_to_date(made, dry)
         counts = [(rule, [n for n, j in made["jobs"].items() if j["rule"] == rule]) for rule in ("train", "notebook")]
         parts = [f"{len(of)} {rule}s, {sum(n in cached for n in of)} done" for rule, of in counts if of]
         print(f"{profile}: {'; '.join(parts).replace('train', 'run')}", flush=True)
@@ -167,6 +174,7 @@ def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bo
 @contextmanager
 def alone(results: Path) -> Iterator[None]:
     """One graph a profile: a lock that the system lets go if the process dies, whatever killed it."""
+    results.mkdir(parents=True, exist_ok=True)
     with (results / "graph.lock").open("a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,25 +203,30 @@ def recheck(made: dict) -> None:
                     os.utime(done)
 
 
-def up_to_date(made: dict) -> set[str]:
-    """Names of jobs whose output is there and right; a notebook's stamp that is of anything else is removed."""
+def up_to_date(made: dict, dry: bool = False) -> set[str]:
+    """Names of jobs whose output is there and right; unless dry, a notebook's stamp of anything else is removed."""
     results, right = Path(made["results"]), set()
     for name, about in made["jobs"].items():  # in the order of their needs
         output = results / about["output"]
-        if about["rule"] in ("data", "weights"):
-            output.unlink(missing_ok=True)  # looked at again whenever a run is to be made
-        elif (
-            about["rule"] == "notebook" and output.is_file() and json.loads(output.read_text()) != stamp(results, about)
-        ):
-            output.unlink()
-        elif output.is_file():
+        if about["rule"] in ("data", "weights"):  # looked at again whenever a run is to be made
+            wrong = True
+        elif about["rule"] == "notebook" and output.is_file():
+            wrong = json.loads(output.read_text()) != stamp(results, about)
+        else:
+            wrong = not output.is_file()
+        if not wrong:
             right.add(name)
+        elif not dry:
+            output.unlink(missing_ok=True)
     return right
 
 
 def stamp(results: Path, about: dict) -> dict:
-    """What an executed notebook is of: its source, parameters, the package, and what it needs."""
-    needs = [results / need for need in about["needs"]]
+    """What an executed notebook is of: its source, parameters, the package, what it needs, and its tables.
+
+    A call of the notebook with other parameters writes other tables over these: they are then put back.
+    """
+    needs = [results / need for need in (*about["needs"], *about["writes"])]
     if not all(need.is_file() for need in needs):
         return {}
     return {"key": digest([Path(about["source"]), *code(), *needs], about["parameters"])}
@@ -240,7 +253,10 @@ def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, m
             fit = machine.places(machine.peak_memory_of_finished(results))
         fit = max(1, fit)
         given = {"threads": max(1, machine.cores() // fit), "cores": machine.cores(), "gpu": 1, **memory}
-        options = ["--cores", str(max(fit, machine.cores())), "--resources", f"gpu={fit}", *["--dry-run"] * dry]
+        options = ["--cores", str(max(fit, machine.cores())), "--resources", f"gpu={fit}"]
+        if dry:  # nothing was removed, so what is there and wrong is named
+            wrong = [about["output"] for n, about in made["jobs"].items() if n in left and about["rule"] != "train"]
+            options += ["--dry-run", *["--forcerun", *wrong] * bool(wrong)]
         code = snakemake(made, [], given, [*options, *more])
     return code, f"{fit} runs at a time; {used}"
 
@@ -258,7 +274,7 @@ def snakemake(made: dict, files: list[str], given: dict, options: list[str]) -> 
             child.terminate()
         raise KeyboardInterrupt
 
-    config = [f"{name}={value}" for name, value in {"plan": f"{made['results']}/plan.json", **given}.items()]
+    config = [f"{name}={value}" for name, value in {"plan": f"{made['results']}/{made['file']}", **given}.items()]
     here, before = Path.cwd(), signal.signal(signal.SIGINT, stop)
     # a file that is there is whole, so no job is "incomplete"; and `alone` has the lock
     rules = ["--ignore-incomplete", "--keep-incomplete", "--nolock", "--keep-going", "--rerun-triggers", "mtime"]
@@ -278,6 +294,10 @@ def snakemake(made: dict, files: list[str], given: dict, options: list[str]) -> 
 def make(path: Path, name: str) -> None:
     """One job of a plan, with a record of it under jobs/, written before and after. Raises what stops the job."""
     made = json.loads(path.read_text())
+    if name not in made["jobs"]:
+        raise ValueError(
+            f"{shown(path)} has no job {name!r}: a later call has made another plan; give the command again"
+        )
     about, results, start = made["jobs"][name], Path(made["results"]), time.time()
     os.environ |= {"VTLIB_DATA": made["data"], "VTLIB_RESULTS": made["root"]}
     record, row = results / "jobs" / f"{name}.json", {"started": start, "state": "failed"}

@@ -214,7 +214,9 @@ class PKSampler:
         self.rows = [pair for pair in rows if len(pair[0]) and len(pair[1])]
         self.p, self.k, self.steps, self.seed = p, k, steps, seed
         if len(self.rows) < p:
-            raise ValueError(f"PKSampler: {len(self.rows)} identities have both modalities, a batch needs {p}: lower p")
+            raise ValueError(
+                f"{len(self.rows)} identities have both modalities, a batch needs {p}: lower identities_per_batch"
+            )
 
     def epoch(self, number: int) -> Iterator[np.ndarray]:
         """`steps` arrays (2 P K,) int64 of rows: P blocks of K visible, then the same P of K thermal.

@@ -201,8 +201,10 @@ def train(arguments) -> None:
         if parallel.rank():  # the first process alone evaluates
             return
     table = runs.collect([run]).set_index("protocol")[["trials", *runs.METRICS]]
-    print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, run {run.experiment.run_id}")
+    print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, {shown(run.folder)}")
     print((table.assign(**100 * table[runs.METRICS])).round(2).to_string())
+    if text := runs.other_code(run):
+        print(text)
 
 
 def data(arguments) -> int:

@@ -6,6 +6,7 @@ over the whole batch (GlobalBatchNorm, torch's own on GPUs) nothing depends on t
 Alone, every function here is the identity.
 """
 
+import inspect
 import os
 import signal
 import subprocess
@@ -200,4 +201,7 @@ def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
         for module in net.modules():
             if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 module.__class__ = GlobalBatchNorm
-    return nn.parallel.DistributedDataParallel(net, broadcast_buffers=not sync_bn)  # moves no input: see model.forward
+    ddp = nn.parallel.DistributedDataParallel  # moves no input: see model.forward
+    names = inspect.signature(ddp).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # before torch 2.12
+    return ddp(net, **{name: not sync_bn})

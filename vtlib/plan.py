@@ -84,7 +84,9 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
         jobs = jobs or machine.places(machine.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
-        print(f"time: {hours(todo, work, speed(root, todo, work), jobs)}")
+        busy = os.getloadavg()[0] > machine.cores() / 2  # measured: up to ten times too much beside four processes
+        said = hours(todo, work, speed(root, todo, work), jobs)
+        print(f"time: {said}{'; other programs keep this machine busy: rather less without them' * busy}")
     return usable
 
 

@@ -103,7 +103,7 @@ def convergence(table: pd.DataFrame) -> Figure:
     fig, axes = figure(1, 2, sharey=False)
     for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=True):
         sns.lineplot(rows, x="epoch", y="cmdc", hue="layout", ax=ax)
-        ax.set(title=f"CMDC, {part}", ylabel="", ylim=(0, None))
+        ax.set(title=f"CMDC, {part}", ylabel="", ylim=(0, 1.05 * rows.cmdc.max()))
         ax.legend(frameon=False, title=None)
     return fig
 
@@ -236,6 +236,6 @@ def save(fig: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name.removesuffix(".png")  # may have a dot: S1.T3
     pdf, png = (path.with_name(f"{name}.{kind}") for kind in ("pdf", "png"))
-    fig.savefig(pdf, metadata={"CreationDate": None})
-    fig.savefig(png, dpi=150)
+    fig.savefig(pdf, metadata={"CreationDate": None}, bbox_inches="tight")  # a long title is not cut
+    fig.savefig(png, dpi=150, bbox_inches="tight")
     return png

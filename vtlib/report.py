@@ -203,11 +203,15 @@ def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: lis
     return pd.DataFrame([claim_row(item, words, "", metric, math.nan, found, groups, "")], columns=CLAIM_COLUMNS)
 
 
+EPOCHS = 6  # a curve of fewer has no thirds to speak of
+
+
 def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
     """S1's claim that CMDC "drops quickly and becomes stable", as rows of claims(). curves: layout, part, epoch, cmdc.
 
     Quickly: more than half of the whole drop lies in the first third of the epochs; stable: the last third changes by
-    less than a tenth of it. gain is that share, in percent; one curve has no interval.
+    less than a tenth of it. gain is that share, in percent; one curve has no interval, and one of fewer than EPOCHS
+    is undecided.
     """
     rows = []
     for (layout, part), curve in curves.groupby(["layout", "part"], sort=False):
@@ -222,8 +226,11 @@ def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
         for what, (metric, size, there) in parts.items():
             metric = metric if drop > 0 else f"no drop, from {value[0]:.2f} to {value[-1]:.2f}"
             found = Gain(100 * size / drop if drop > 0 else math.nan, math.nan, math.nan, math.nan, 1)
+            word = "holds on one seed" if there else "fails on one seed"
+            if len(value) < EPOCHS:
+                metric, word = f"too few epochs, {len(value)}", "undecided"
             row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [run], "")
-            row[CLAIM_COLUMNS.index("verdict")] = "holds on one seed" if there else "fails on one seed"
+            row[CLAIM_COLUMNS.index("verdict")] = word
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
@@ -491,7 +498,7 @@ def page(notebook: Path) -> Path:
     """
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True, embed_images=True)
+    exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
     body, _ = exporter.from_filename(str(notebook))
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)

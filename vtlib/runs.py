@@ -35,6 +35,7 @@ from .files import results_root, write_json
 from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
+LEARNS = ("evaluate", "images", "losses", "model", "parallel", "pml", "train")  # the code that a result comes from
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -218,6 +219,26 @@ def start_digest(experiment: Experiment) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
+def code_digest() -> str:
+    """sha256 of the files of LEARNS."""
+    whole = hashlib.sha256()
+    for name in LEARNS:
+        whole.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return whole.hexdigest()
+
+
+def other_code(run: Run) -> str:
+    """A sentence where a finished run was made by other code than that of today, else "".
+
+    A run's id is of its fields: who changes a loss decides which runs to make anew.
+    """
+    if run.metrics.get("code_digest", now := code_digest()) == now:
+        return ""
+    m = run.metrics
+    made = f"run {run.experiment.run_id} was made on {m['finished']} at commit {m['commit']}"
+    return f"{made}; the code of its losses, network or training has changed since: delete {run.folder} to train anew"
+
+
 def make(experiment: Experiment, folder: Path) -> None:
     """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
     start, p = time.perf_counter(), experiment.identities_per_batch
@@ -249,6 +270,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "protocols": protocols,
             "data_digest": store.digest,
             "start_digest": start_of_net,
+            "code_digest": code_digest(),
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
