@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,3 +250,15 @@ def test_presets():
     assert all(name.startswith((f"synvt_{spec.layout}", "synvt_start")) for name, spec in PRESETS.items())
     rows = synthetic.sheet(PRESETS["synvt_regdb_quick"], pids=[1, 2, 3], cams=[1, 2])
     assert rows.shape == (2 * 96, 3 * 48, 3) and rows.std() > 10
+
+
+def test_a_script_without_a_main_guard_makes_a_set_with_several_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from vtlib import synthetic\n"
+        "print('begun')\n"
+        "synthetic.make(synthetic.PRESETS['synvt_sysu_quick'], 'set', workers=2, progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "begun\n", done.stderr
+    assert (tmp_path / "set" / "synvt.json").is_file()

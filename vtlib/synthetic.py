@@ -16,9 +16,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -409,8 +410,23 @@ def _fill(spec: Spec, root: Path, keys: list[Key], workers: int | None, progress
     workers = min(workers or os.cpu_count() or 1, 1 + len(missing) // 32)
     begun, write = len(keys) - len(missing), partial(_write_image, spec, root)
     with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        done = pool.map(write, missing, chunksize=32) if pool else map(write, missing)
+        with _main_hidden():
+            done = pool.map(write, missing, chunksize=32) if pool else map(write, missing)
         list(tqdm(done, total=len(keys), initial=begun, desc=root.name, unit="img", disable=not progress))
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Started processes would run the program's own file, which without a main guard waits for the one that waits."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    main.__spec__ = None
+    if "__file__" in hidden:
+        del main.__file__
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def make(
@@ -420,7 +436,7 @@ def make(
 
     Returns the folder; at once where it is complete, and where a make was stopped it goes on to the same bytes.
     plan:    the images of a SYSU layout, by default structure(spec); read_structure() gives the sizes of the real set
-    workers: processes, by default one a core; with more than one, a script needs `if __name__ == "__main__"`
+    workers: processes, by default one a core
     Raises ValueError if the folder belongs to another spec or holds other files.
     """
     if plan is not None and spec.layout != "sysu":
