@@ -18,7 +18,7 @@ setup() {
   "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=... names it")'
   echo "setting up .venv (about 6 GB with the CUDA libraries of torch) ..."
   [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-  # uv takes a minute where pip takes three; it does not read pip's settings, so pip stays the way out. Every run is a
+  # uv takes half a minute where pip takes three; it does not read pip's settings, so pip stays the way out. Every run is a
   # process of its own: without bytecode, which a container often does not write, each compiles torch again, for 7 s
   { .venv/bin/python -m pip install -q --disable-pip-version-check uv &&
     UV_HTTP_TIMEOUT=180 .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock; } ||

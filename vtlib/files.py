@@ -1,7 +1,9 @@
 """Where data and results lie, and files that are whole or absent; imports nothing heavy, as every job begins here."""
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -15,6 +17,14 @@ def data_root() -> Path:
 def results_root() -> Path:
     """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
     return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
+
+
+def digest(files: Iterable[Path], given: object) -> str:
+    """Hash of files and of a JSON value."""
+    whole = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    for file in files:
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
 
 
 def write_json(path: Path, value: dict) -> None:

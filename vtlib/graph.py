@@ -7,7 +7,6 @@ metrics.json is there, a notebook when its stamp is of all that it was made from
 
 import csv
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from .files import NOTEBOOKS, data_root, results_root, shown, write_json
+from .files import NOTEBOOKS, data_root, digest, results_root, shown, write_json
 from .names import unknown
 
 PACKAGE = Path(__file__).parent
@@ -54,14 +53,6 @@ def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> 
 def code() -> list[Path]:
     """The files of the package that a result may depend on."""
     return sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("weights/*")])
-
-
-def digest(files: Iterable[Path], given: object) -> str:
-    """Hash of files and of a JSON value."""
-    whole = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    for file in files:
-        whole.update(file.read_bytes())
-    return whole.hexdigest()
 
 
 def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str, dict]:

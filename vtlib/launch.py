@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from . import graph
-from .files import results_root, shown, write_json
+from .files import digest, results_root, shown, write_json
 from .names import unknown
 
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
@@ -160,7 +160,7 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
     folder = results_root() / profile / "notebooks"
     label = "".join(f"-{k}={v}" for k, v in sorted(given.items()) if k != "profile").replace("/", "_").replace(" ", "")
     target, stamp = folder / f"{path.stem}{label}.ipynb", folder / f"{path.stem}{label}.json"
-    origin = {"key": graph.digest([path, *graph.code()], given)}
+    origin = {"key": digest([path, *graph.code()], given)}
     if not force and target.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == origin:
         print(f"{path.name}: up to date, {shown(target)}")
         return

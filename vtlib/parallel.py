@@ -203,5 +203,5 @@ def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
                 module.__class__ = GlobalBatchNorm
     ddp = nn.parallel.DistributedDataParallel  # moves no input: see model.forward
     names = inspect.signature(ddp).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # before torch 2.12
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # of an older torch
     return ddp(net, **{name: not sync_bn})

@@ -84,7 +84,7 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
         jobs = jobs or machine.places(machine.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
-        busy = os.getloadavg()[0] > machine.cores() / 2  # measured: up to ten times too much beside four processes
+        busy = os.getloadavg()[0] > machine.cores() / 2  # threads that wait for each other: many times too much
         said = hours(todo, work, speed(root, todo, work), jobs)
         print(f"time: {said}{'; other programs keep this machine busy: rather less without them' * busy}")
     return usable

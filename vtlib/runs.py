@@ -31,7 +31,7 @@ from torch import Tensor
 from . import __version__, datasets, evaluate, parallel, synthetic, train
 from . import images as im
 from .config import NOT_HASHED, Experiment
-from .files import results_root, write_json
+from .files import digest, results_root, write_json
 from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
@@ -221,10 +221,7 @@ def start_digest(experiment: Experiment) -> str:
 
 def code_digest() -> str:
     """sha256 of the files of LEARNS."""
-    whole = hashlib.sha256()
-    for name in LEARNS:
-        whole.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return whole.hexdigest()
+    return digest((Path(__file__).with_name(f"{name}.py") for name in LEARNS), None)
 
 
 def other_code(run: Run) -> str:
@@ -241,7 +238,7 @@ def other_code(run: Run) -> str:
 
 def make(experiment: Experiment, folder: Path) -> None:
     """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
-    start, p = time.perf_counter(), experiment.identities_per_batch
+    start, code, p = time.perf_counter(), code_digest(), experiment.identities_per_batch  # before anyone edits it
     parallel.deal(2 * p, p)  # raises before any work where the identities cannot be dealt
     if parallel.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
@@ -270,7 +267,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "protocols": protocols,
             "data_digest": store.digest,
             "start_digest": start_of_net,
-            "code_digest": code_digest(),
+            "code_digest": code,
             "seed": experiment.seed,
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
