@@ -1,22 +1,39 @@
-"""Where data and results lie, and files that are whole or absent; imports nothing heavy, as every job begins here."""
+"""Where data and results lie, files that are whole or absent, and locks; every job begins here, so nothing is heavy."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what flock answers on a file system without locks
 
 
 def data_root() -> Path:
     """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
-    return Path(os.environ.get("VTLIB_DATA") or Path(__file__).parents[1] / "data").expanduser().absolute()
+    return root("VTLIB_DATA", "data")
 
 
 def results_root() -> Path:
     """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return Path(os.environ.get("VTLIB_RESULTS") or Path(__file__).parents[1] / "results").absolute()
+    return root("VTLIB_RESULTS", "results")
+
+
+def root(variable: str, name: str) -> Path:
+    """The folder that an environment variable names, or the one of this name beside the package."""
+    return user_path(os.environ.get(variable) or Path(__file__).parents[1] / name, variable)
+
+
+def user_path(text: str | Path, what: str = "a path") -> Path:
+    """A path as a person wrote it, absolute, with ~ for the home folder. Raises: ValueError for the home of nobody."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{what}: {str(text)!r} names the home folder of nobody: write the whole path") from error
 
 
 def digest(files: Iterable[Path], given: object) -> str:
@@ -27,11 +44,72 @@ def digest(files: Iterable[Path], given: object) -> str:
     return whole.hexdigest()
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Write atomically: the file is whole or absent."""
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place if the `with` ends well: `path` is whole or as before."""
+    part = path.with_name(f"{path.name}.{uuid4().hex[:12]}.tmp")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write atomically: the file is whole or as it was before."""
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path, repair: str = "delete it, and it is made again") -> dict:
+    """The JSON object of a file that write_json() wrote.
+
+    Raises: ValueError naming the file and the `repair` where it is cut, empty or of another kind; FileNotFoundError.
+    """
+    return parse_object(path.read_bytes(), path, repair)
+
+
+def read_json_lines(path: Path, repair: str) -> list[dict]:
+    """The JSON objects of a file, one a line. Raises: as read_json()."""
+    return [parse_object(line, path, repair) for line in path.read_bytes().splitlines() if line.strip()]
+
+
+def parse_object(text: bytes, path: Path, repair: str) -> dict:
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        why = "it is empty" if not text.strip() else str(error)
+        raise ValueError(f"{path} cannot be read ({why}): {repair}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} cannot be read (it holds no JSON object): {repair}")
+    return value
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a file lock; the system lets it go if the process dies, whatever killed it.
+
+    On a file system without locks the file itself is the lock, and one that a dead process of this machine left is
+    taken over. Args: wait: for another holder; else BlockingIOError at once.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    patience = -1 if wait else 0
+    held = FileLock(path, timeout=patience)
+    try:
+        try:
+            held.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            held = SoftFileLock(f"{path}.soft", timeout=patience)
+            held.acquire()
+    except Timeout:
+        raise BlockingIOError(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def shown(path: Path) -> str:
