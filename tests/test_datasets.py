@@ -370,3 +370,60 @@ def test_hold_out_moves_whole_training_identities(tmp_path):
         datasets.hold_out(table, 2)
     with pytest.raises(ValueError, match="validation identities of its own"):
         datasets.hold_out(held, 1)
+
+
+# ---------------------------------------------------------------------------------------------- obstacles
+
+
+def rows(*people):
+    """A table from (pid, split, cam, frame), modality by SYSU-MM01's cameras."""
+    table = pd.DataFrame(people, columns=["pid", "split", "cam", "frame"])
+    return table.assign(modality=table.cam.isin([3, 6]).astype(int), number=1)
+
+
+def seen(pid, split, *cams, frame=""):
+    return [(pid, split, cam, frame) for cam in cams]
+
+
+TRAIN = [*seen(1, "train", 1, 6), *seen(2, "train", 1, 6)]
+OBSTACLES = {  # layout, rows, words of each sentence
+    "none": ("sysu", [*TRAIN, *seen(3, "test", 1, 6)], []),
+    "no train": ("folder", seen(3, "test", 1, 6), ["nobody is in split 'train': name people in split.csv, without"]),
+    "one to train": ("folder", [*TRAIN[:3], *seen(3, "test", 1, 6)], ["'train' has 1 with visible and thermal"]),
+    "no pair to train": ("regdb", [TRAIN[0], TRAIN[3], *seen(3, "test", 1, 6)], ["'train' has nobody .*idx/train_"]),
+    "no test": ("sysu", TRAIN, ["nobody is in split 'test': name people in exp/test_id.txt"]),
+    "no thermal": ("sysu", [*TRAIN, *seen(3, "test", 1, 2)], ["no thermal image of cameras 3 6: .*exp/test_id.txt"]),
+    "no visible": ("sysu", [*TRAIN, *seen(3, "test", 3)], ["no visible image of cameras 1 2 4 5: add images"]),
+    "blind": ("sysu", [*TRAIN, *seen(3, "test", 3, 2)], ["camera 3 never searches camera 2"]),
+    "not blind": ("sysu", [*TRAIN, *seen(3, "test", 3, 2), *seen(4, "test", 3, 5)], []),
+    "strangers": ("regdb", [*TRAIN, *seen(3, "test", 1), *seen(4, "test", 6)], ["nobody in split 'test' has visible"]),
+    "instant": ("folder", [*TRAIN, *seen(3, "test", 1, 6, frame="a/1")], ["show one instant"]),
+    "two instants": ("folder", [*TRAIN, *seen(3, "test", 1, 6, frame="1"), *seen(3, "test", 1, frame="2")], []),
+    "nothing": ("folder", [], ["nobody is in split 'train'", "nobody is in split 'test'"]),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_an_obstacle_is_one_sentence(name):
+    layout, people, words = OBSTACLES[name]
+    found = datasets.obstacles(layout, rows(*people))
+    assert len(found) == len(words) and all(map(re.search, words, found)), found
+    assert not any("\n" in sentence for sentence in found)
+    test_alone = [s for s in found if "'train'" not in s]
+    assert datasets.obstacles(layout, rows(*people), train=False) == test_alone
+
+
+def test_a_set_without_indoor_gallery_can_be_searched_outdoors():
+    table = rows(*seen(3, "test", 3, 2, 4), *seen(4, "test", 6, 5))
+    assert datasets.sysu_modes(table) == ["all"]
+    assert datasets.sysu_modes(rows(*seen(3, "test", 3, 1))) == ["all", "indoor"]
+
+
+def test_the_official_draw_must_fit_the_images(tmp_path):
+    root = sysu(tmp_path / "s")
+    assert datasets.obstacles("sysu", datasets.read("sysu", root), root=root) == []
+    (root / "cam5" / "0004" / "0002.jpg").unlink()
+    found = datasets.obstacles("sysu", datasets.read("sysu", root), root=root)
+    assert len(found) == 1 and "rand_perm_cam.mat does not draw from the 1 images of identity 4 in camera 5" in found[0]
+    (root / "exp" / "rand_perm_cam.mat").write_bytes(b"")
+    assert "is not the official" in datasets.obstacles("sysu", datasets.read("sysu", root), root=root)[0]

@@ -21,9 +21,13 @@ from .names import unknown
 
 COLUMNS = ["path", "pid", "cam", "modality", "split", "number", "frame"]
 SPLITS = ("train", "val", "test")
+MODALITIES = ("visible", "thermal")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 REGDB = {"Visible": (1, 0), "Thermal": (2, 1)}  # folder -> (camera, modality)
-SYSU = {f"cam{c}": (c, int(c in (3, 6))) for c in range(1, 7)}
+QUERY_CAMERAS = (3, 6)  # of SYSU-MM01: the thermal ones
+GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
+BLIND = {3: 2}  # query camera -> the gallery camera at the same place, which it never searches
+SYSU = {f"cam{c}": (c, int(c in QUERY_CAMERAS)) for c in range(1, 7)}
 # As the authors state, or as follows from the official lists and rand_perm_cam.mat. The thermal test images of
 # SYSU-MM01 are its 3,803 queries; of its images on disk, 1,038 + 80 show people outside the 491.
 PUBLISHED = {
@@ -226,6 +230,85 @@ def folders(root: str | Path) -> list[Path]:
     if not sets:
         raise ValueError(f"{root} holds no data set: one has folders {' and '.join(REGDB)}, see data/README.md")
     return sets
+
+
+def obstacles(layout: str, table: pd.DataFrame, *, train: bool = True, root: Path | None = None) -> list[str]:
+    """Each reason why training or evaluation on a table cannot run, one sentence a reason; [] where both can run.
+
+    Looks at the table and opens no image. Args: layout, table: as of read(), the splits as training wants them;
+    train: whether a network is to be trained on it, not only tested; root: where given, the sentences name whole
+    paths, and the official draw of the SYSU-MM01 galleries, where there is one, must fit the images.
+    """
+
+    def people(split: str) -> str:
+        lists = {"sysu": f"exp/{split}_id.txt", "regdb": f"the lists idx/{split}_*.txt"}.get(layout, "split.csv")
+        without = ", without which all people are test people" if (layout, split) == ("folder", "train") else ""
+        return f"people in {lists}{f' of {root}' if root else ''}{without}"
+
+    found, of = [], {split: table[table.split == split] for split in SPLITS}
+    if train and of["train"].empty:
+        found.append(f"nobody is in split 'train': name {people('train')}")
+    elif train and (ready := len(_in_both(of["train"]))) < 2:
+        found.append(
+            f"split 'train' has {ready or 'nobody'} with visible and thermal images, training compares two people or "
+            f"more: add images, or name other {people('train')}"
+        )
+    test, repair = of["test"], f"add images, or name other {people('test')}"
+    if test.empty:
+        return [*found, f"nobody is in split 'test': name {people('test')}"]
+    cameras = [
+        f" of cameras {' '.join(map(str, c))}" * (layout == "sysu") for c in (GALLERY_CAMERAS["all"], QUERY_CAMERAS)
+    ]
+    if absent := [m for m in (0, 1) if not (test.modality == m).any()]:
+        return found + [f"split 'test' has no {MODALITIES[m]} image{cameras[m]}: {repair}" for m in absent]
+    both = test[test.pid.isin(_in_both(test))]
+    if both.empty:
+        found.append(f"nobody in split 'test' has visible and thermal images: {repair}")
+    elif layout == "sysu":
+        if "all" not in sysu_modes(test):
+            found.append(f"camera 3 never searches camera 2, and nobody in split 'test' has other images: {repair}")
+        if root and (odd := _undrawable(root, test)):
+            found.append(odd)
+    elif not both.groupby("pid").frame.agg(lambda f: f.nunique() > 1 or f.iloc[0] == "").any():
+        found.append(
+            "the images of each person in split 'test' show one instant (frame in manifest.csv), and no search may "
+            f"find such a partner: {repair}"
+        )
+    return found
+
+
+def _undrawable(root: Path, test: pd.DataFrame) -> str:
+    """Why the official draw of a SYSU-MM01 folder cannot choose among the test images; "" if it can or is not there."""
+    if not (file := root / "exp" / "rand_perm_cam.mat").is_file():
+        return ""
+    try:
+        drawn, sets = sysu_permutations(file), _galleries(test)
+    except ValueError as error:
+        return str(error)
+    most = 10 if sets.min() >= 10 else 1  # shots, as runs.sysu_tables() chooses them
+    for (cam, pid), images in sets.items():
+        if not most <= drawn.get((cam, pid), np.empty((0, 0))).shape[1] <= images:
+            return f"{file} does not draw from the {images} images of identity {pid} in camera {cam}: copy it again"
+    return ""
+
+
+def _in_both(rows: pd.DataFrame) -> pd.Index:
+    """The people of some rows of a table who have images of both modalities."""
+    seen = rows.groupby("pid").modality.nunique()
+    return seen.index[seen == 2]
+
+
+def sysu_modes(test: pd.DataFrame) -> list[str]:
+    """The modes of GALLERY_CAMERAS in which a query among these SYSU-MM01 rows has an image to find.
+
+    Validation people of SYSU-MM01, for one, were not seen by cameras 1 and 2: they have no indoor search.
+    """
+    people = test.groupby("pid").cam.agg(set)
+
+    def can_find(seen: set[int], gallery: tuple[int, ...]) -> bool:
+        return any(seen & set(gallery) - {BLIND.get(query)} for query in seen & set(QUERY_CAMERAS))
+
+    return [mode for mode, gallery in GALLERY_CAMERAS.items() if any(can_find(seen, gallery) for seen in people)]
 
 
 def hold_out(table: pd.DataFrame, identities: int, seed: int = 0) -> pd.DataFrame:
