@@ -363,6 +363,66 @@ def test_sysu_camera_3_never_sees_camera_2():
     assert (found["queries"], found["gallery"]) == (1, 2)  # camera 3 has no match left
 
 
+def test_same_place_is_camera_3_before_camera_2_alone():
+    found = evaluate.same_place(range(1, 7), range(1, 7))
+    assert [(int(q) + 1, int(g) + 1) for q, g in np.argwhere(found)] == [(3, 2)]
+
+
+def without(table, pid, *cams):
+    """A table without some cameras of an identity."""
+    kept = ~((table["pids"] == pid) & np.isin(table["cams"], cams))
+    return {name: column[kept] for name, column in table.items()}
+
+
+def test_a_person_without_an_indoor_gallery_is_searched_in_all_and_skipped_indoors():
+    table, permutations = small(missing=0)
+    some = without(table, 10, 1, 2)
+    for mode in ("all", "indoor"):
+        options = {"mode": mode, "shots": 1, "gallery": "official", "permutations": permutations}
+        found = evaluate.sysu(**some, **options)
+        same_trials(found, oracles.sysu(**some, **options, trials=10, metric="cosine"))
+        skipped = (table["pids"] == 10) & np.isin(table["cams"], (3, 6)) & (mode == "indoor")
+        assert set(found["queries"]) == {np.isin(table["cams"], (3, 6)).sum() - skipped.sum()}
+
+
+@pytest.mark.parametrize(
+    "cams, all_search, indoor",
+    [
+        ((), True, True),
+        ((1, 2), True, False),
+        ((1, 2, 4, 5), False, False),
+        ((3, 6), False, False),
+        ((1, 6), True, False),  # camera 3 alone searches, and never sees camera 2
+        ((1, 4, 5, 6), False, False),
+    ],
+)
+def test_a_mode_without_any_match_is_known_before_ranking(cams, all_search, indoor):
+    table, permutations = small(missing=0, identities=2)
+    for pid in (10, 13):
+        table = without(table, pid, *cams)
+    search = evaluate.SysuSearch(**table)
+    for mode, expected in {"all": all_search, "indoor": indoor}.items():
+        assert search.has_queries(mode) is expected
+        if not expected:
+            with pytest.raises(ValueError, match=f"^{mode} search has no query with a match: .*cameras 1, 2.*$"):
+                search.table(mode, permutations=permutations)
+    with pytest.raises(ValueError, match="mode 'outdoor' is not known"):
+        search.has_queries("outdoor")
+
+
+def test_distinct_galleries_says_whether_trials_can_differ():
+    table, permutations = small(seed=2, least=4, identities=4)
+    some = table["numbers"] <= 4
+    table = {name: column[some] for name, column in table.items()}
+    permutations = {key: np.array([run[run <= 4] for run in runs]) for key, runs in permutations.items()}
+    search = evaluate.SysuSearch(**table)
+    assert search.distinct_galleries(shots=4, permutations=permutations) == 1
+    assert search.distinct_galleries(shots=4, gallery="community") == 1
+    assert search.table(shots=4, permutations=permutations).drop(columns="trial").drop_duplicates().shape[0] == 1
+    assert search.distinct_galleries(shots=1, permutations=permutations) == 10
+    assert search.distinct_galleries(shots=1, permutations=permutations, trials=3) == 3
+
+
 @pytest.mark.parametrize("gallery", ["official", "community"])
 def test_sysu_cosine_is_euclidean_on_unit_features(gallery):
     table, permutations = small(seed=6)

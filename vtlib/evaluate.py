@@ -240,11 +240,21 @@ def row(metrics: Metrics, gallery: int, **names) -> dict:
     return {**names, **cmc, "mAP": metrics.mAP, "mINP": metrics.mINP, "queries": metrics.valid, "gallery": gallery}
 
 
+def same_place(query_cams, gallery_cams) -> np.ndarray:
+    """Which gallery images a query may not see on SYSU-MM01, (Q, G) bool: of camera 2, for a query of camera 3.
+
+    Both cameras stand in one place, so that the background would give the person away.
+    Source: Wu et al. 2017 and their evaluation code, which never reverses the rule, as camera 2 never queries.
+    Args: query_cams (Q,), gallery_cams (G,): numbers of the cameras, 1 to 6.
+    """
+    return (np.asarray(query_cams)[:, None] == 3) & (np.asarray(gallery_cams) == 2)
+
+
 class SysuSearch:
     """SYSU-MM01: thermal cameras 3 and 6 search visible galleries drawn anew in each trial.
 
-    Every probe is compared with every image that any gallery can hold, once: a mode, a number of shots and a trial are
-    then a choice of columns. Cameras 2 and 3 stand at one place, so a probe of camera 3 sees no image of camera 2.
+    Each query is compared once with every image that any gallery can hold: a mode, a number of shots and a trial are
+    then a choice of columns. A query does not see the images that same_place() names.
     Source: Wu et al. 2017, official evaluation code.
     """
 
@@ -259,11 +269,33 @@ class SysuSearch:
         query = query[np.argsort(pids[query], kind="stable")]
         candidates = np.flatnonzero(np.isin(cams, GALLERY_CAMERAS["all"]))
         self.query, self.query_pids, self.pids = query, pids[query], pids[candidates]
+        self.cams, self.unseen = cams[candidates], same_place(cams[query], cams[candidates])
         self.scores = finite(as_array(similarity_matrix(features[query], features[candidates], metric)))
-        self.scores[np.ix_(cams[query] == 3, cams[candidates] == 2)] = -np.inf
+        self.scores[self.unseen] = -np.inf
         keys = zip(cams[candidates].tolist(), self.pids.tolist(), numbers[candidates].tolist(), strict=True)
         self.column = {key: c for c, key in enumerate(keys)}
-        self.sets = pd.Series(numbers[candidates]).groupby([self.pids, cams[candidates]]).apply(sorted)
+        self.sets: dict[tuple, list[int]] = {}  # (pid, cam), ascending -> the numbers of its images, ascending
+        for cam, pid, number in sorted(self.column, key=lambda key: (key[1], key[0], key[2])):
+            self.sets.setdefault((pid, cam), []).append(number)
+
+    def has_queries(self, mode: str) -> bool:
+        """Whether any query has a match that it may see in the cameras of a mode: if not, table() raises.
+
+        Args: mode: "all" or "indoor". Raises: ValueError on another mode.
+        """
+        held = np.isin(self.cams, gallery_cameras(mode))
+        return bool(((self.query_pids[:, None] == self.pids) & ~self.unseen & held).any())
+
+    def distinct_galleries(
+        self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
+    ) -> int:
+        """How many different galleries the trials of a setting draw; nothing is ranked.
+
+        It is 1 where no set of an identity and a camera has more images than `shots`: all trials are then equal, and
+        their spread says nothing. Args, Raises: as table().
+        """
+        draws = self.galleries(mode, shots, gallery, permutations, trials)
+        return len({np.sort(columns).tobytes() for columns in draws})
 
     def table(
         self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
@@ -277,20 +309,36 @@ class SysuSearch:
         self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
     ) -> Iterator[tuple[Ranked, Gallery]]:
         """What the queries `self.query` find in each trial's gallery, and that gallery, in one setting."""
-        if mode not in GALLERY_CAMERAS:
-            raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
-        if shots < 1 or trials < 1:
-            raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
-        sets = self.sets[self.sets.index.isin(GALLERY_CAMERAS[mode], level=1)]
+        if not self.has_queries(mode):
+            cameras = ", ".join(map(str, GALLERY_CAMERAS[mode]))
+            raise ValueError(
+                f"{mode} search has no query with a match: nobody has both a thermal image of cameras 3 and 6 and a "
+                f"visible image of cameras {cameras} that it may see"
+            )
         known, every = {}, np.arange(len(self.query_pids))
-        for trial in range(trials):
-            columns = np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
+        for columns in self.galleries(mode, shots, gallery, permutations, trials):
             # who has no more images than shots draws the same in every trial
             if (same := np.sort(columns).tobytes()) not in known:
                 found, chosen = nothing_found(len(every)), Gallery(self.pids[columns], True, columns)
                 fill(found, every, self.query_pids, self.scores, chosen)
                 known[same] = found, chosen
             yield known[same]
+
+    def galleries(self, mode: str, shots: int, gallery: str, permutations, trials: int) -> Iterator[np.ndarray]:
+        """The columns of `self.scores` that each trial's gallery holds, in its order."""
+        cameras = gallery_cameras(mode)
+        if shots < 1 or trials < 1:
+            raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
+        sets = {key: numbers for key, numbers in self.sets.items() if key[1] in cameras}
+        for trial in range(trials):
+            yield np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
+
+
+def gallery_cameras(mode: str) -> tuple[int, ...]:
+    """The visible cameras of a mode. Raises: ValueError unless it is "all" or "indoor"."""
+    if mode not in GALLERY_CAMERAS:
+        raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
+    return GALLERY_CAMERAS[mode]
 
 
 def sysu(
@@ -321,11 +369,11 @@ def sysu(
 
 
 def draw_gallery(
-    sets: pd.Series, trial: int, shots: int, gallery: str, permutations: Mapping | None
+    sets: dict[tuple, list[int]], trial: int, shots: int, gallery: str, permutations: Mapping | None
 ) -> list[tuple[int, int, int]]:
     """Gallery of one trial as (cam, pid, number), identities in ascending order, cameras ascending within each.
 
-    Args: sets: the sorted image numbers, indexed by (pid, cam).
+    Args: sets: (pid, cam), ascending -> the numbers of its images, ascending.
     """
     if gallery not in ("official", "community"):
         raise ValueError(f"gallery {gallery!r} is not known: choose official or community")
