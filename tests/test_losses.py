@@ -211,12 +211,77 @@ class TestContract:
         expected = losses.LOSSES[name](features, labels, modality).item()
         assert losses.LOSSES[name](features, labels, 1 - modality).item() == pytest.approx(expected, abs=1e-12)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_computed_in_float32(self, name, dtype):
+        """Norms of 450, whose squares float16 does not have."""
+        features, labels, modality = batch([(3, 3)] * 4, dimension=2048, seed=5, scale=10.0)
+        features = features.to(dtype).requires_grad_()
+        value = losses.LOSSES[name](features, labels, modality)
+        expected = losses.LOSSES[name](features.detach().float(), labels, modality)
+        assert value.dtype == torch.float32 and torch.equal(value, expected)
+        value.backward()
+        assert features.grad.dtype == dtype and features.grad.isfinite().all()
+
+    def test_autocast_does_not_reach_into_it(self, name):
+        features, labels, modality = batch([(3, 3)] * 4, dimension=64, seed=6)
+        features, far = features.float(), 100.0
+        expected = losses.LOSSES[name](features + far, labels, modality)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(losses.LOSSES[name](features + far, labels, modality), expected)
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda x: x.tolist(),
+            lambda x: x.numpy(),
+            lambda x: x.int(),
+            lambda x: x.half(),
+            lambda x: x.double(),
+        ],
+        ids=["list", "NumPy", "int32", "float16", "float64"],
+    )
+    def test_labels_and_modality_may_be_written_otherwise(self, name, write):
+        features, labels, modality = ragged(14, low=2)
+        expected = losses.LOSSES[name](features, labels, modality)
+        assert torch.equal(losses.LOSSES[name](features, write(labels), write(modality)), expected)
+        assert torch.equal(losses.LOSSES[name](features, labels, modality == 1), expected)
+
+    @pytest.mark.parametrize(
+        "change, text",
+        [
+            (lambda x, y, m: (x.numpy(), y, m), "features must be a tensor of floating-point numbers, not ndarray"),
+            (lambda x, y, m: (x.long(), y, m), "features must be a tensor of floating-point numbers, not torch.int64"),
+            (lambda x, y, m: (x[0], y, m), "features, labels, modality are (6,), "),
+            (lambda x, y, m: (x[:, :0], y, m), "features, labels, modality are "),
+            (lambda x, y, m: (x[:0], y[:0], m[:0]), "features, labels, modality are (0, 6), (0,), (0,): they must be "),
+            (lambda x, y, m: (x, y[1:], m), "features, labels, modality are "),
+            (lambda x, y, m: (x, y, m[:, None]), "features, labels, modality are "),
+            (lambda x, y, m: (x, y, 0), "features, labels, modality are "),
+            (lambda x, y, m: (x, y + 0.5, m), "labels has the value "),
+            (lambda x, y, m: (x, y / torch.zeros(len(y)), m), "labels has the value "),
+            (lambda x, y, m: (x, y + 2.0**53, m), "labels has the value "),
+            (lambda x, y, m: (x, y.float() + 2.0**24, m), "labels has the value 16777"),
+            (lambda x, y, m: (x, [str(i) for i in y], m), "labels must be a tensor of whole numbers, not list"),
+            (lambda x, y, m: (x, None, m), "labels must be a tensor of whole numbers, not NoneType"),
+            (lambda x, y, m: (x, y, m + 1), "modality has the value 2: 0 is visible and 1 is thermal"),
+            (lambda x, y, m: (x, y, m - 1), "modality has the value -1: 0 is visible and 1 is thermal"),
+            (lambda x, y, m: (x, y, m * 0.5), "modality has the value 0.5: give whole numbers"),
+        ],
+    )
+    def test_a_wrong_batch_is_one_sentence(self, name, change, text):
+        with pytest.raises(ValueError) as error:
+            losses.LOSSES[name](*change(*ragged(15, low=2)))
+        assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
 
 def test_required_names():
     assert {"id", "batch_hard_triplet", "cmdc", "center_constraint"} <= set(losses.LOSSES)
 
 
-@pytest.mark.parametrize("names", [(3, 1, 2, 0), (-5, 4_000_000_000, 0, 77), (10, 11, 12, 13)])
+STAMPS = (20230405123456788, 20230405123456789, 20230405123456790, 20230405123456787)  # one number in float64
+
+
+@pytest.mark.parametrize("names", [(3, 1, 2, 0), (-5, 4_000_000_000, 0, 77), (10, 11, 12, 13), STAMPS])
 @pytest.mark.parametrize("name", METRIC)
 def test_identity_numbers_do_not_matter(name, names):
     counts = [(2, 3), (4, 2), (2, 2), (3, 5)]
@@ -343,3 +408,45 @@ def test_triplet_names_the_identity_with_one_sample(counts):
     drawn = batch([(2, 2), counts, (2, 2)], names=(11, 7301, 12))
     with pytest.raises(ValueError, match="7301"):
         losses.batch_hard_triplet(*drawn)
+
+
+@pytest.mark.parametrize("labels", [[-1, 0, 1, 2], [0, 1, 2, 6], [-100, 0, 1, 2]])  # -100 is what torch leaves out
+def test_identity_names_labels_that_are_no_class(labels):
+    with pytest.raises(ValueError, match=f"^labels are {min(labels)} to {max(labels)}: with 6 classes .* 0 to 5$"):
+        losses.identity(torch.zeros(4, 6), torch.tensor(labels), torch.tensor([0, 0, 1, 1]))
+
+
+# Sizes of numbers.
+
+
+@pytest.mark.parametrize("power", [-120, -90, 70, 110])
+def test_distances_of_any_size(power):
+    """In float32 squares overflow beyond 2^63 and vanish below 2^-74; times a power of two every digit stays."""
+    features = ragged(16)[0].float()
+    plain = losses.pairwise_distance(features, features[:3])
+    assert plain.max() > 1
+    found = losses.pairwise_distance(features * 2.0**power, features[:3] * 2.0**power)
+    assert torch.equal(found, plain * 2.0**power)
+    axes = 1e20 * torch.eye(2)
+    assert losses.pairwise_distance(axes, axes).flatten().tolist() == pytest.approx(
+        [0, 2**0.5 * 1e20, 2**0.5 * 1e20, 0]
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_distances_of_broken_rows_are_nan(bad):
+    features = ragged(17)[0]
+    features[1, 2] = bad
+    for other in (features, ragged(18)[0]):
+        assert losses.pairwise_distance(features, other)[1].isnan().all()
+        assert losses.squared_distance(features, other)[1].isnan().all()
+    assert losses.unit(features)[1].isnan().any() and losses.unit(features)[[0, 2]].isfinite().all()
+
+
+def test_unit_rows_of_any_size():
+    features = ragged(19)[0].float()
+    expected = functional.normalize(features)
+    sizes = 2.0 ** torch.linspace(-115, 115, len(features)).round()[:, None]
+    assert torch.equal(losses.unit(features), expected)
+    assert torch.equal(losses.unit(features * sizes), expected)
+    assert torch.equal(losses.unit(torch.zeros(2, 3)), torch.zeros(2, 3))

@@ -7,9 +7,11 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from test_losses import OPTIONS as FIRST_OPTIONS
 from test_losses import batch, on_line, ragged
 from torch.nn import functional
 
+from vtlib import losses
 from vtlib.losses import LOSSES
 
 RELATIONS, MININGS = ("i2i", "c2i", "c2c"), ("awl", "ms", "none")
@@ -925,6 +927,45 @@ def test_margin_mmd_of_coinciding_rows_is_zero(dtype, scale, margin):
     zero_keeps_its_graph("margin_mmd", (places[labels].to(dtype), labels, modality), margin=margin)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name, given", [*FIRST_OPTIONS, *OPTIONS], ids=label_of)
+def test_broken_features_show_in_the_loss(name, given, bad):
+    """Training stops at a loss that is not finite, so no mask or hinge may swallow one broken number."""
+    if name == "id" and bad == -math.inf and given.get("smoothing") == 0.0:
+        pytest.skip("a class that cannot be is no fault without smoothing")
+    for row in (0, -1):
+        features, labels, modality = batch([(3, 2), (2, 4), (2, 2)], seed=23)
+        features[row, 1] = bad
+        assert not LOSSES[name](features, labels, modality, **options(given, (features, labels, modality))).isfinite()
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_broken_stripes_show_in_the_loss(name):
+    drawn = batch([(3, 2), (2, 4), (2, 2)], seed=24)
+    given = options({"local": 3}, drawn)
+    given["local"][2, 1, 0] = math.nan
+    assert not LOSSES[name](*drawn, **given).isfinite()
+
+
+@pytest.mark.parametrize("name, given", [*FIRST_OPTIONS, *EACH], ids=label_of)
+@pytest.mark.parametrize("power", [-80, 70])
+def test_features_of_any_size_in_float32(name, given, power):
+    """Squares overflow beyond 2^63 and vanish below 2^-74; what has the unit of features scales with them."""
+    if name in ("id", "center_constraint", "hetero_center"):
+        pytest.skip("logits have no free scale, and a loss in squared units overflows itself")
+    features, labels, modality = batch([(3, 2), (2, 4), (2, 2)], seed=25)
+    given = options(given, (features, labels, modality))
+    plain = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+    lengths = ("batch_hard_triplet", "cmdc", "hetero_center_triplet", "center_metric")  # the others have no unit
+    unit = 2.0**power if name in lengths else 1.0
+    scaled = {k: v * 2.0**power if isinstance(v, torch.Tensor) else v for k, v in plain.items()}
+    if unit != 1:
+        plain["margin"] = given.get("margin", 0.3)
+        scaled["margin"] = plain["margin"] * unit
+    expected = LOSSES[name](features.float(), labels, modality, **plain) * unit
+    assert torch.equal(LOSSES[name](features.float() * 2.0**power, labels, modality, **scaled), expected)
+
+
 # Error texts.
 
 NEEDS_BOTH = [entry for entry in EACH if entry[1].get("cross_modality", True)]
@@ -965,6 +1006,58 @@ def test_a_single_identity_is_enough(name):
 def test_an_unknown_choice_is_named(name, given):
     with pytest.raises(ValueError, match="hardest!"):
         LOSSES[name](*BALANCED[1], **given)
+
+
+@pytest.mark.parametrize(
+    "name, given, text",
+    [
+        ("id", {"smoothing": -0.1}, "smoothing must be a number, from 0 to 1, not -0.1"),
+        ("id", {"smoothing": 1.5}, "smoothing must be a number, from 0 to 1, not 1.5"),
+        ("batch_hard_triplet", {"margin": math.nan}, "margin must be a number, finite, not nan"),
+        ("batch_hard_triplet", {"margin": "0.3"}, "margin must be a number, finite, not '0.3'"),
+        ("batch_hard_triplet", {"cross_modality": 1}, "cross_modality must be true or false, not 1"),
+        ("cmdc", {"margin": math.inf}, "margin must be a number, finite, not inf"),
+        ("cmdc", {"margin": True}, "margin must be a number, finite, not True"),
+        ("cmdc", {"hinge": None}, "hinge must be true or false, not None"),
+        ("hetero_center", {"margin": None}, "margin must be a number, finite, not None"),
+        ("hetero_center_triplet", {"local_weight": -1}, "local_weight must be a number, finite and at least 0, not -1"),
+        ("hetero_center_triplet", {"over_stripes": "max"}, "over_stripes 'max' is not known: choose one of sum, mean"),
+        ("center_metric", {"instance_weight": -1.0}, "instance_weight must be a number, finite and at least 0, not"),
+        ("margin_mmd", {"kernels": 0}, "kernels must be a whole number, from 1 to 100, not 0"),
+        ("margin_mmd", {"kernels": -3}, "kernels must be a whole number, from 1 to 100, not -3"),
+        ("margin_mmd", {"kernels": 2.0}, "kernels must be a whole number, from 1 to 100, not 2.0"),
+        ("margin_mmd", {"kernels": 5000}, "kernels must be a whole number, from 1 to 100, not 5000"),
+        ("multi_similarity", {"alpha": 0}, "alpha must be a number, finite and above 0, not 0"),
+        ("multi_similarity", {"beta": -2.0}, "beta must be a number, finite and above 0, not -2.0"),
+        ("adaptive_weighting", {"threshold": math.nan}, "threshold must be a number, finite, not nan"),
+        ("adaptive_weighting", {"mining": ["ms"]}, "mining ['ms'] is not known: choose one of ms, awl, none"),
+        ("multi_constraint", {"omega": -0.2}, "omega must be a number, finite and at least 0, not -0.2"),
+        ("multi_constraint", {"mining_margin": [0.2]}, "mining_margin must be a number, finite, not [0.2]"),
+        ("multi_constraint", {"local": [[1.0]]}, "local must be a tensor of floating-point numbers, not list"),
+        ("multi_constraint", {"local": torch.zeros(3, 2, 4)}, "local is (3, 2, 4): it must be (N, S, d) with the N = "),
+        ("multi_constraint", {"local": torch.zeros(3, 4)}, "local is (3, 4): it must be (N, S, d) with the N = "),
+    ],
+    ids=label_of,
+)
+def test_a_wrong_argument_is_one_sentence(name, given, text):
+    with pytest.raises(ValueError) as error:
+        LOSSES[name](*BALANCED[1], **given)
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_an_unknown_argument_is_named(name):
+    with pytest.raises(TypeError, match="marginn"):
+        LOSSES[name](*BALANCED[1], marginn=0.3)
+
+
+def test_numbers_of_numpy_and_learnable_numbers_are_numbers():
+    expected = losses.cmdc(*BALANCED[1], margin=0.5)
+    learnable = torch.tensor(0.5, requires_grad=True)
+    for margin in (np.float32(0.5), np.float64(0.5), learnable):
+        assert losses.cmdc(*BALANCED[1], margin=margin).item() == pytest.approx(expected.item())
+    losses.cmdc(*BALANCED[1], margin=learnable).backward()
+    assert learnable.grad is not None
 
 
 # An independent reference.

@@ -1,16 +1,23 @@
 """Losses as pure functions with one contract: `loss(features, labels, modality, *, ...) -> scalar`.
 
-features (N, D) float, any scale; labels (N,) integer identities, any values; modality (N,), 0 visible, 1 thermal.
-Rows may come in any order and identities may have any counts. No active margin or pair gives zero that still has a
-graph. A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
-labels and modality may stay on the CPU where features are on a GPU: who belongs together is then found out there, and
-nothing waits for the GPU.
+features (N, D) float, any scale; labels (N,) whole numbers, equal for one person; modality (N,), 0 visible, 1 thermal.
+Rows may come in any order and identities may have any counts. Where no margin or pair is active the value is zero, and
+still has a graph. Half precision is computed in float32, under autocast too. NaN and infinite features never become
+a finite value. A wrong batch or argument is a ValueError of one sentence.
+A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
+Keep labels and modality on the CPU where features are on a GPU: the masks of pairs are then made on the CPU, and
+no step waits for the GPU.
 S1 = Wang et al. 2022, "Spatial Dependence and Dual-Constraint Loss", Entropy 24(4) 443.
 S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weighting", IJCAI.
 """
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from inspect import signature
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +28,108 @@ Relation = Literal["i2i", "c2i", "c2c"]
 Bound = Literal["hard", "awl"]
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distances (..., N, M) of the rows of a (..., N, D) and b (..., M, D).
+class Range(NamedTuple):
+    """Numbers that an argument may have, both ends among them unless `above` leaves out the lower one."""
 
-    Written as differences of squares so that it is one matrix product, of rows moved to a common centre: far from the
-    origin the squares would leave no digits for their difference. What is left within their rounding is zero.
+    low: float = -inf
+    high: float = inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < inf:
+            return f"from {self.low} to {self.high}"
+        return "finite" if self.low == -inf else f"finite and {'above' if self.above else 'at least'} {self.low}"
+
+
+FRACTION, WEIGHT, SCALE = Range(0, 1), Range(0), Range(0, above=True)
+
+
+def loss(*, dims: tuple[int, ...] = (2,), **ranges: Range) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator of a loss, which keeps the contract above for it: checks of the batch and arguments, and precision.
+
+    Args: dims: how many dimensions the features may have; ranges: of arguments that may not be any finite number.
+    """
+
+    def decorate(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        kinds = {p.name: p.annotation for p in signature(call).parameters.values() if p.kind == p.KEYWORD_ONLY}
+
+        @wraps(call)
+        def checked(features: Tensor, labels: Tensor, modality: Tensor, **options: Any) -> Tensor:
+            for name, value in options.items():
+                if name in kinds:  # else Python names it
+                    check_option(name, value, kinds[name], ranges.get(name, Range()))
+            features, labels, modality = check_batch(features, labels, modality, dims)
+            if options.get("local") is not None:
+                options["local"] = check_stripes(options["local"], features)
+            with no_autocast(features.device.type):
+                return call(features, labels, modality, **options)
+
+        return checked
+
+    return decorate
+
+
+def check_option(name: str, value: Any, kind: Any, numbers: Range) -> None:
+    """Raise ValueError unless a loss may have this argument: one of a Literal, true or false, or a number of a range.
+
+    A tensor, such as a learnable margin, is not read.
+    """
+    if get_origin(kind) is Literal:
+        check_choice(name, value, kind)
+    elif kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    elif kind in (int, float) and not isinstance(value, Tensor):
+        wanted = Integral if kind is int else Real
+        if isinstance(value, bool) or not isinstance(value, wanted) or value not in numbers:
+            raise ValueError(f"{name} must be a {'whole ' if kind is int else ''}number, {numbers}, not {value!r}")
+
+
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError unless the value is one of a Literal."""
+    if value not in get_args(kind):
+        raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(get_args(kind))}")
+
+
+def no_autocast(device: str) -> AbstractContextManager:
+    """Under autocast a matrix product would be of half precision, whatever its factors are: too few digits here."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def power_of_two(most: Tensor) -> Tensor:
+    """The power of two at or below each number (...) >= 0; 1 for 0, NaN for NaN and infinity.
+
+    Numbers divided by it lie around 1, where their squares neither overflow (in float32 those of 2e19 do) nor vanish
+    (those of 1e-23 do), and lose no digit, as only their exponents change.
+    """
+    return torch.where(most == 0, 1, most / (2 * torch.frexp(most).mantissa))
+
+
+def magnitude(*tensors: Tensor) -> Tensor:
+    """power_of_two() of the largest absolute value in some tensors, (); a constant for the gradient."""
+    return power_of_two(torch.stack([torch.linalg.vector_norm(x.detach(), inf) for x in tensors]).amax())
+
+
+def unit(x: Tensor) -> Tensor:
+    """The rows of x (..., D) at length 1, however long they are; zeros stay, and a row that is not finite is NaN."""
+    scale = power_of_two(torch.linalg.vector_norm(x.detach(), inf, dim=-1, keepdim=True))
+    return F.normalize(x / scale, dim=-1)
+
+
+def length(x: Tensor) -> Tensor:
+    """Euclidean lengths (...) of the rows of x (..., D)."""
+    scale = magnitude(x)
+    return torch.linalg.vector_norm(x / scale, dim=-1) * scale
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances (..., N, M) of the rows of a (..., N, D) and b (..., M, D), of magnitude() 1.
+
+    |a - b|^2 = |a|^2 + |b|^2 - 2 ab costs one matrix product. The rows are first moved to a common centre, since far
+    from the origin the squares would leave no digits for their difference. A difference that is within the rounding of
+    the squares is zero; NaN stays NaN.
     """
     shift = a.detach().mean(-2, keepdim=True)
     if a is b:
@@ -36,16 +140,21 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
         product, left, right = a @ b.mT, a.square().sum(-1), b.square().sum(-1)
     squares = left[..., :, None] + right[..., None, :]
     square = squares - 2 * product
-    return torch.where(square > 32 * torch.finfo(square.dtype).eps * squares, square, 0)  # seen: 20 at D = 2,048
+    rounding = 32 * torch.finfo(square.dtype).eps * squares  # the largest seen was 20 eps, at D = 2,048
+    return torch.where(square <= rounding, 0, square)
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances (..., N, M) of the rows of a and b; the gradient is zero where two rows coincide.
 
     The root never sees a zero: its slope there is infinite and would turn a zero into NaN in the backward pass.
+    Any size of numbers will do; all is NaN if one of them is not finite.
     """
-    square = squared_distance(a, b)
-    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    scale = magnitude(a) if a is b else magnitude(a, b)
+    left = a / scale
+    square = squared_distance(left, left if a is b else b / scale)
+    same = square == 0
+    return torch.where(same, 0, torch.where(same, 1, square).sqrt() * scale)
 
 
 def gram(x: Tensor) -> Tensor:
@@ -54,10 +163,13 @@ def gram(x: Tensor) -> Tensor:
 
 
 def cosine_of(dot: Tensor) -> Tensor:
-    """Cosine similarities (..., N, N) from dot products; 0 with a row of zeros, where the root sees no zero."""
+    """Cosine similarities (..., N, N) from dot products of rows of magnitude() 1; 0 with a row of zeros.
+
+    A row of zeros counts as of length 1, so that the root, whose slope at zero is infinite, sees no zero.
+    """
     square = dot.diagonal(dim1=-2, dim2=-1)
-    length = torch.where(square > 0, square, 1).sqrt()
-    return dot / (length[..., :, None] * length[..., None, :])
+    lengths = torch.where(square == 0, 1, square).sqrt()
+    return dot / (lengths[..., :, None] * lengths[..., None, :])
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -65,27 +177,68 @@ def at_least_single(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def check_batch(features: Tensor, labels: Tensor, modality: Tensor) -> None:
-    """Raise ValueError unless features are (N, D) with N > 0 and labels and modality are (N,)."""
-    n = len(features)
-    if features.ndim != 2 or not n or labels.shape != (n,) or modality.shape != (n,):
+def check_batch(
+    features: Tensor, labels: Tensor, modality: Tensor, dims: tuple[int, ...] = (2,)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch as the losses compute with it: features in float32 at least, labels and modality int64.
+
+    Raises: ValueError unless features are (N, D) with N, D > 0, or have another number of dimensions that `dims` holds,
+    labels are (N,) whole numbers and modality is (N,) of 0 and 1.
+    """
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"features must be a tensor of floating-point numbers, not {kind}")
+    labels, modality = whole_numbers(labels, "labels"), whole_numbers(modality, "modality")
+    n = len(features) if features.ndim else 0
+    if features.ndim not in dims or not features.numel() or labels.shape != (n,) or modality.shape != (n,):
         shapes = ", ".join(str(tuple(t.shape)) for t in (features, labels, modality))
-        raise ValueError(f"features, labels, modality are {shapes}: they must be (N, D), (N,), (N,) with N > 0")
+        wanted = " or ".join({2: "(N, D)", 3: "(N, S, D)"}[d] for d in dims)
+        raise ValueError(f"features, labels, modality are {shapes}: they must be {wanted}, (N,), (N,) with N, D > 0")
+    if (odd := (modality != 0) & (modality != 1)).any():
+        raise ValueError(f"modality has the value {modality[odd][0].item()}: 0 is visible and 1 is thermal")
+    return at_least_single(features), labels, modality
+
+
+def check_stripes(local: Tensor, features: Tensor) -> Tensor:
+    """Features of stripes in float32 at least. Raises: ValueError unless they are (N, S, d) with the N of features."""
+    if not isinstance(local, Tensor) or not local.is_floating_point():
+        raise ValueError(f"local must be a tensor of floating-point numbers, not {type(local).__name__}")
+    if local.ndim != 3 or len(local) != len(features) or not local.numel():
+        raise ValueError(
+            f"local is {tuple(local.shape)}: it must be (N, S, d) with the N = {len(features)} of features"
+        )
+    return at_least_single(local)
+
+
+def whole_numbers(x: Tensor, name: str) -> Tensor:
+    """x as int64. Raises: ValueError naming a value that is no whole number, or too large to be told from the next."""
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a tensor of whole numbers, not {type(x).__name__} of other things") from error
+    if x.is_complex():
+        raise ValueError(f"{name} must be whole numbers, not {x.dtype}")
+    if x.is_floating_point():
+        exact = (x == x.round()) & (x.abs() < 2 / torch.finfo(x.dtype).eps)
+        if not exact.all():
+            raise ValueError(f"{name} has the value {x[~exact][0].item()}: give whole numbers, as integers")
+    return x.long()
 
 
 def beside(x: Tensor, features: Tensor) -> Tensor:
-    """x on the device of the features, or of images, without waiting for it."""
+    """x on the device of the features (or of images); the program does not wait for the copy."""
     return x.to(features.device, non_blocking=True)
 
 
 def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Who is on which row: member (2, P, N) bool by modality and identity; identities (P,) sorted; index (N,).
+    """Which rows each identity has in each modality: member (2, P, N) bool, visible first; identities (P,) sorted.
 
-    member and index stand beside the features, identities beside the labels.
+    The third, index (N,), is the place of each row's identity among them. member and index are on the device of the
+    features, identities on that of the labels.
 
+    Args: a batch as check_batch() returns it.
     Raises: ValueError naming an identity that lacks a modality, or that is alone where `least` is 2.
     """
-    check_batch(features, labels, modality)
     identities, index = labels.unique(return_inverse=True)
     mine = index == torch.arange(len(identities), device=index.device)[:, None]  # (P, N)
     member = torch.stack([mine & (modality == m) for m in (0, 1)])
@@ -121,18 +274,26 @@ def nearest_other_centre(centre: Tensor) -> Tensor:
     return between.masked_fill(~other, torch.inf).amin(1)
 
 
+@loss(dims=(2, 3), smoothing=FRACTION)
 def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy with label smoothing, S1 Eq. 5: q = 1 - (C-1)/C * zeta on the true class, zeta/C elsewhere.
 
     Args: logits (N, C), or (N, S, C) of S classifiers; labels (N,) in 0..C-1; modality (N,), unused; smoothing: zeta
         in [0, 1].
     Returns: () mean over the batch of the sum over the classifiers, in nats.
+    Raises: ValueError if a label is no class.
     """
     logits = logits.unflatten(1, (-1, logits.shape[-1])) if logits.ndim == 2 else logits  # (N, S, C)
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        raise ValueError(
+            f"labels are {labels.min().item()} to {labels.max().item()}: with {logits.shape[-1]} classes they must be "
+            f"0 to {logits.shape[-1] - 1}"
+        )
     each = beside(labels, logits)[:, None].expand(logits.shape[:2])
     return F.cross_entropy(logits.mT, each, label_smoothing=smoothing) * logits.shape[1]
 
 
+@loss()
 def batch_hard_triplet(
     features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, cross_modality: bool = False
 ) -> Tensor:
@@ -144,7 +305,6 @@ def batch_hard_triplet(
     Returns: () mean over the N anchors.
     Raises: ValueError naming an identity with one image (cross_modality: one modality), or if there is one identity.
     """
-    check_batch(features, labels, modality)
     dist = pairwise_distance(features, features)  # (N, N)
     same = labels[:, None] == labels
     if cross_modality:
@@ -162,6 +322,7 @@ def batch_hard_triplet(
     return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
+@loss()
 def cmdc(
     features: Tensor,
     labels: Tensor,
@@ -182,8 +343,6 @@ def cmdc(
     Returns: () mean over the P identities, in feature-distance units.
     Raises: ValueError naming an identity that lacks a modality, if there is one identity only, or on another bound.
     """
-    if bound not in get_args(Bound):
-        raise ValueError(f"bound {bound!r} is not known: choose one of {', '.join(get_args(Bound))}")
     member, identities, index = members(features, labels, modality, least=2)
     centre, p = centres(features, member), len(identities)  # (2, P, D)
     own = pairwise_distance(features, centre.flatten(0, 1)).view(-1, 2, p)  # (N, 2, P)
@@ -208,9 +367,9 @@ def awl_bounds(features: Tensor, centre: Tensor, own: Tensor, index: Tensor) -> 
 
     Args: features (N, D); centre (2, P, D); own (N, 2, P) distances of samples and centres; index (N,) of identities.
     """
-    unit, middle = (F.normalize(x.detach(), dim=-1) for x in (features, centre))
+    sample, middle = unit(features.detach()), unit(centre.detach())
     mine = (index == torch.arange(centre.shape[1], device=index.device)[:, None])[:, :, None].expand(-1, -1, 2)
-    near = (unit @ middle.mT).permute(2, 1, 0).flatten(1)  # (P, 2N) cosines of samples and centres
+    near = (sample @ middle.mT).permute(2, 1, 0).flatten(1)  # (P, 2N) cosines of samples and centres
     far = torch.einsum("mid,njd->imnj", middle, middle).flatten(1)  # (P, 4P) of centres, as between_identities()
     (pull, _), (_, push) = pair_weights(near), pair_weights(far)
     between, other = between_identities(centre)
@@ -222,6 +381,7 @@ def awl_bounds(features: Tensor, centre: Tensor, own: Tensor, index: Tensor) -> 
     return upper, mean(between, push.log() + push * (far - 0.5), other)
 
 
+@loss()
 def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
     """Centre constraint, second term of S1 Eq. 3: 1/2 ||x - c||^2 to the centre of x's own identity and modality.
 
@@ -234,6 +394,7 @@ def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Ten
     return (features - own).square().sum(1).mean() / 2
 
 
+@loss()
 def hetero_center(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.0) -> Tensor:
     """Hetero-centre loss: [ ||c_i^v - c_i^t||^2 - margin ]_+ pulls the two centres of every identity together.
 
@@ -246,6 +407,7 @@ def hetero_center(features: Tensor, labels: Tensor, modality: Tensor, *, margin:
     return F.relu((centre[0] - centre[1]).square().sum(1) - margin).mean()
 
 
+@loss(local_weight=WEIGHT)
 def hetero_center_triplet(
     features: Tensor,
     labels: Tensor,
@@ -277,13 +439,14 @@ def hetero_center_triplet(
         nearest = dist.masked_fill(own, torch.inf).amin(-1)
         return F.relu(margin + torch.cat([positive, positive], -1) - nearest).mean(-1)
 
-    loss = over_centres(features)
+    whole = over_centres(features)
     if local is None:
-        return loss
-    parts = over_centres(stripes_first(local, features))  # (S,)
-    return loss + local_weight * (parts.mean() if over_stripes == "mean" else parts.sum())
+        return whole
+    parts = over_centres(local.transpose(0, 1))  # (S,)
+    return whole + local_weight * (parts.mean() if over_stripes == "mean" else parts.sum())
 
 
+@loss(instance_weight=WEIGHT)
 def center_metric(
     features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, instance_weight: float = 1.0
 ) -> Tensor:
@@ -299,13 +462,14 @@ def center_metric(
     """
     member, _, index = members(features, labels, modality, least=2)
     centre = centres(features, member)  # (2, P, D)
-    across = torch.linalg.vector_norm(centre[0] - centre[1], dim=1)  # (P,)
+    across = length(centre[0] - centre[1])  # (P,)
     own = centre[beside(modality.long(), features), index]  # (N, D)
-    inside = torch.linalg.vector_norm(features - own, dim=1)  # (N,)
+    inside = length(features - own)  # (N,)
     gap = F.relu(across - nearest_other_centre(centre) + margin)
     return gap.mean() + instance_weight * inside.mean()
 
 
+@loss(kernels=Range(1, 100))
 def margin_mmd(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 1.4, kernels: int = 5) -> Tensor:
     """Margin MMD-ID: maximum mean discrepancy of each identity's visible and thermal features, where above a margin.
 
@@ -319,6 +483,7 @@ def margin_mmd(features: Tensor, labels: Tensor, modality: Tensor, *, margin: fl
     Raises: ValueError naming an identity that lacks a modality.
     """
     member, _, index = members(features, labels, modality)
+    features = features / magnitude(features)  # MMD^2 has no unit
     member = member.to(features.dtype)  # (2, P, N)
     square, mine = squared_distance(features, features), member.sum(0)  # (N, N), (P, N)
     count = mine.sum(1)
@@ -342,14 +507,15 @@ def mine_pairs(
     Args: similarity (..., A, B); positive, negative (A, B) bool; mining "ms", "awl" or "none"; margin in similarity.
     Returns: two masks (..., A, B). Raises: ValueError on another mining.
     """
-    if mining not in get_args(Mining):
-        raise ValueError(f"mining {mining!r} is not known: choose one of {', '.join(get_args(Mining))}")
+    check_choice("mining", mining, Mining)
     if mining == "none":
         return positive.expand(similarity.shape), negative.expand(similarity.shape)
     dim = -1 if mining == "ms" else -2
     hardest_negative = similarity.masked_fill(~negative, -torch.inf).amax(dim, keepdim=True)
     hardest_positive = similarity.masked_fill(~positive, torch.inf).amin(dim, keepdim=True)
-    return positive & (similarity < hardest_negative + margin), negative & (similarity > hardest_positive - margin)
+    # not >= instead of <: a NaN is kept, so that broken features show in the loss instead of leaving it
+    kept_positive = positive & ~(similarity >= hardest_negative + margin)
+    return kept_positive, negative & ~(similarity <= hardest_positive - margin)
 
 
 def pair_weights(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -364,18 +530,18 @@ def over_anchors(pull: Tensor, push: Tensor, kept: tuple[Tensor, Tensor], scale:
     Args: pull, push: (..., A, B) exponents; kept: masks of the positives and negatives; C: anchors with a kept pair.
     Returns: (...); 0 where nothing is kept.
     """
-    # a column of zeros is the 1 of the sum, and keeps rows without a pair at log 1
+    # log(1 + sum exp x) is logsumexp over [0, x]: the added zero column is that 1; no kept pair gives log 1 = 0
     parts = zip((pull, push), kept, scale, strict=True)
     value = sum(F.pad(x.masked_fill(~k, -torch.inf), (1, 0)).logsumexp(-1) / s for x, k, s in parts)
     return value.sum(-1) / (kept[0] | kept[1]).any(-1).sum(-1).clamp(min=1)
 
 
 class Points(NamedTuple):
-    """A batch's visible and thermal samples, then the visible and thermal centres of its identities."""
+    """A batch's M = N + 2P points: visible, then thermal samples; visible, then thermal centres of its identities."""
 
-    cosine: Tensor  # (..., M, M) similarities, M = N + 2P; 0 with a point of zeros
+    cosine: Tensor  # (..., M, M) similarities; 0 with a point of zeros
     labels: Tensor  # (M,)
-    of: dict[str, tuple[slice, slice]]  # "i" samples, "c" centres: their rows, visible and thermal
+    of: dict[str, tuple[slice, slice]]  # rows of the visible and of the thermal points: "i" samples, "c" centres
 
 
 def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
@@ -391,7 +557,7 @@ def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
     mean = (member.to(features.dtype) / member.sum(2, keepdim=True)).flatten(0, 1)  # (2P, N)
     rows = torch.eye(n, dtype=features.dtype, device=features.device)[beside(order, features)]
     mix = torch.cat([rows, mean])  # (M, N)
-    cosine = cosine_of(mix @ gram(features) @ mix.mT)
+    cosine = cosine_of(mix @ gram(features / magnitude(features)) @ mix.mT)
     of = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}
     return Points(cosine, torch.cat([labels[order], identities, identities]), of)
 
@@ -402,13 +568,13 @@ def directions(batch: Points, relation: Relation) -> Iterator[tuple[Tensor, Tens
     i2i: samples and the other modality's samples; c2i: centres and samples; c2c: centres and centres, S2 Eq. 2-4.
     Raises: ValueError naming another relation.
     """
-    if relation not in get_args(Relation):
-        raise ValueError(f"relation {relation!r} is not known: choose one of {', '.join(get_args(Relation))}")
+    check_choice("relation", relation, Relation)
     for m in (0, 1):
         a, b = batch.of[relation[0]][m], batch.of[relation[2]][1 - m]
         yield batch.cosine[..., a, b], beside(batch.labels[a, None] == batch.labels[b], batch.cosine)
 
 
+@loss(alpha=SCALE, beta=SCALE)
 def multi_similarity(
     features: Tensor,
     labels: Tensor,
@@ -436,13 +602,12 @@ def multi_similarity(
         pairs = directions(points(features, labels, modality), "i2i")
         matrices = [(similarity, positive, ~positive) for similarity, positive in pairs]
     else:
-        check_batch(features, labels, modality)
         same = labels[:, None] == labels
         if same.all():
             raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         positive, negative = beside(same & ~itself, features), beside(~same, features)
-        matrices = [(cosine_of(gram(features)), positive, negative)]
+        matrices = [(cosine_of(gram(features / magnitude(features))), positive, negative)]
     values = []
     for similarity, positive, negative in matrices:
         kept, above = mine_pairs(similarity, positive, negative, mining, mining_margin), similarity - threshold
@@ -450,6 +615,7 @@ def multi_similarity(
     return torch.stack(values).mean()
 
 
+@loss()
 def adaptive_weighting(
     features: Tensor,
     labels: Tensor,
@@ -473,7 +639,6 @@ def adaptive_weighting(
     Returns: () without unit.
     Raises: ValueError naming an identity that lacks a modality or is alone, an unknown relation or mining.
     """
-    check_batch(features, labels, modality)
     batch = points(features, labels, modality)
     return adaptive(batch, relation, mining, weighting, detach_weights, mining_margin, threshold)
 
@@ -497,6 +662,7 @@ def adaptive(
     return (values[0] + values[1]) / 2
 
 
+@loss(alpha=WEIGHT, beta=WEIGHT, omega=WEIGHT)
 def multi_constraint(
     features: Tensor,
     labels: Tensor,
@@ -521,22 +687,12 @@ def multi_constraint(
     Returns: () without unit.
     Raises: ValueError as adaptive_weighting().
     """
-    check_batch(features, labels, modality)
     whole = points(features, labels, modality)
-    parts = whole if local is None or not omega else points(stripes_first(local, features), labels, modality)
+    parts = whole if local is None or not omega else points(local.transpose(0, 1), labels, modality)
     options = (mining, weighting, detach_weights, mining_margin, threshold)
     terms = zip((alpha, beta, omega), ("i2i", "c2i", "c2c"), (whole, whole, parts), strict=True)
-    loss = 0 * whole.cosine.sum()  # a graph, though every weight be 0
-    return loss + sum(w * adaptive(batch, relation, *options).mean() for w, relation, batch in terms if w)
-
-
-def stripes_first(local: Tensor, features: Tensor) -> Tensor:
-    """(N, S, d) -> (S, N, d). Raises: ValueError unless local has three dimensions and the rows of features."""
-    if local.ndim != 3 or len(local) != len(features) or not local.shape[1]:
-        raise ValueError(
-            f"local is {tuple(local.shape)}: it must be (N, S, d) with the N = {len(features)} of features"
-        )
-    return local.transpose(0, 1)
+    zero = 0 * whole.cosine.sum()  # a graph, even if every weight is 0
+    return zero + sum(w * adaptive(batch, relation, *options).mean() for w, relation, batch in terms if w)
 
 
 # name -> loss; `id` reads the classifier's logits, every other one the features that Experiment.metric_on names
