@@ -113,3 +113,25 @@ NAN = float("nan")
 )
 def test_verdicts(found, word):
     assert verdict(found) == word and word in compare.VERDICTS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "printed", "word"),
+    [
+        (1.4, 3.6, 3.34, "printed size inside"),
+        (1.4, 3.6, 6.39, "smaller"),
+        (22.9, 33.8, 16.67, "larger"),
+        (-3.5, -0.5, 12.6, "smaller"),  # behind, where ahead is printed
+        (1.4, 3.336, 3.34, "printed size inside"),  # printed with two decimals
+        (1.4, 3.6, NAN, ""),
+    ],
+)
+def test_sizes(low, high, printed, word):
+    assert compare.size(Gain((low + high) / 2, low, high, 0.5, 3), printed) == word and word in {"", *compare.SIZES}
+    assert compare.size(None, printed) == ""
+
+
+def test_the_rule_is_one_text_with_every_word():
+    words = {*compare.VERDICTS, *compare.SIZES}
+    assert all(f"- *{word}*: " in compare.WHAT_IT_TAKES for word in words)
+    assert "Rank-1 decides" in compare.WHAT_IT_TAKES and "Wang et al. 2022" in compare.TERMS

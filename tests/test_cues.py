@@ -225,3 +225,21 @@ def test_transfer_by_query_adds_up_to_transfer(home, shared):
             assert part.rank1.mean() == pytest.approx(whole.rank1) and part["mAP"].mean() == pytest.approx(whole.mAP)
             assert part.pid.max() <= 15  # the others have one instant alone
             assert part.chance_rank1.between(0, 0.2).all() and (part.chance_mAP >= part.chance_rank1).all()
+
+
+def test_neighbours_are_those_of_a_plain_loop():
+    g = torch.Generator().manual_seed(0)
+    features = torch.randn(30, 5, generator=g)
+    test = pd.DataFrame({"pid": np.arange(30) % 6, "cam": np.arange(30) % 4, "modality": np.arange(30) % 2})
+    found, rows = cues.neighbours(features, test), test.to_dict("records")
+    unit = (features / features.norm(dim=1, keepdim=True)).tolist()
+    seen = {name: [] for name in ("same person", "same camera", "same modality", "same person across", "chance across")}
+    for i, one in enumerate(rows):
+        cosine = [sum(a * b for a, b in zip(unit[i], other, strict=True)) for other in unit]
+        near = rows[max((j for j in range(30) if j != i), key=cosine.__getitem__)]
+        others = [j for j in range(30) if rows[j]["modality"] != one["modality"]]
+        for name, column in (("same person", "pid"), ("same camera", "cam"), ("same modality", "modality")):
+            seen[name].append(near[column] == one[column])
+        seen["same person across"].append(rows[max(others, key=cosine.__getitem__)]["pid"] == one["pid"])
+        seen["chance across"].append(sum(rows[j]["pid"] == one["pid"] for j in others) / len(others))
+    assert found == pytest.approx({name: 100 * sum(values) / 30 for name, values in seen.items()})

@@ -12,7 +12,7 @@ from vtlib import launch, papers, report
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 QUICK = {  # fewer rows than by default, where the rest would only repeat itself
-    "20_ablation": {"methods": ["Baseline", "DPAN+CMDC"]},
+    "20_ablation": {"methods": ["Baseline", "DPAN+CMDC", "mc"]},  # and one that is no row of the paper
     "21_lambda_sweep": {"lambdas": [0.0, 3.0]},
     "40_tsne": {"people": 4},
     "42_transfer": {"methods": ["baseline", "mc"]},
@@ -47,17 +47,73 @@ def test_source_is_clean(path):
     assert max(len(source(c).splitlines()) for c in code) <= 25
 
 
+ANATOMY = ["## The idea", "## The runs", "## Verdict", "## Quick questions"]
+OTHERWISE = {"10_train": {"## The runs", "## Verdict"}, "42_transfer": {"## The runs"}, "41_synvt": {"## The runs"}}
+OTHERWISE["90_report"] = {"## The runs"}  # it reads tables, and begins with its verdict
+
+
 @named
 def test_anatomy(path):
     nb = nbformat.read(path, 4)
     first, prose = source(nb.cells[0]), "\n".join(source(c) for c in nb.cells if c.cell_type == "markdown")
     assert first.startswith("# ") and first.splitlines()[0].endswith("?")
     assert all(word in first for word in ("**You will see**", "**Reads", "**Takes**"))
-    assert "## The idea" in prose and "## Quick questions" in prose and "<details>" in prose
     code = [c for c in nb.cells if c.cell_type == "code"]
+    headings = [line for line in prose.splitlines() if re.match("#+ ", line)]
+    assert len(set(headings)) == len(headings), "a heading stands twice"
+    kinds = [h for line in headings for h in ANATOMY if line.startswith(h)]  # "Verdict: did it hold?" is a verdict
+    wanted = [h for h in ANATOMY if h not in OTHERWISE.get(path.stem, ())]
+    assert sorted(kinds) == sorted(wanted) and headings[-1] == ANATOMY[-1]
+    if path.stem != "90_report":
+        assert kinds == wanted
+        if "## Verdict" in kinds:  # what is judged stands above it
+            above = headings[: headings.index("## Verdict")]
+            assert any(re.search("table|figure|search", line, re.IGNORECASE) for line in above)
+    assert "<details>" in prose or "report.answers(" in "\n".join(map(source, code))
     tags = [c.metadata.get("tags", []) for c in code]
-    assert tags[0] == ["parameters"] and sum("parameters" in t for t in tags) == 1 and tags[-1] == ["record"]
+    assert tags[0] == ["parameters"] and sum("parameters" in t for t in tags) == 1
+    assert sum(t == ["record"] for t in tags) == 1
     assert "launch.strict(globals())" in source(code[1])
+
+
+@named
+def test_one_rule_one_name_and_one_line_of_facts(path):
+    """The rule of verdicts is printed from compare, never written by hand; the start of a network has one name."""
+    text = "\n".join(source(c) for c in nbformat.read(path, 4).cells)
+    if path.stem in ("10_train", "42_transfer"):
+        return
+    assert not re.search(r"leaves 0 out and|standard error over runs|untrained|random network", text)
+    assert "print(runs.environment(" not in text
+    assert ("report.verdict_text(" in text) <= ("Markdown(compare.WHAT_IT_TAKES)" in text)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("20_ablation", {"methods": ["Baseline", "mine"]}, "methods has 'mine', which is unknown: name some of"),
+        ("20_ablation", {"methods": []}, "methods is empty: name at least one of untouched start"),
+        ("21_lambda_sweep", {"lambdas": []}, "lambdas is empty"),
+        ("22_convergence", {"layouts": ["sysu", "sysu"]}, "layouts has 'sysu' twice"),
+        ("31_parts", {"rows": ["nonsense"]}, "rows has 'nonsense', which is unknown: name some of Baseline"),
+        ("33_mining_and_weighting", {"batches": 0}, "batches=0 is too few: give 2 or more"),
+        ("40_tsne", {"dataset": "folder"}, "dataset is 'folder' and data is empty: name the folder"),
+        ("40_tsne", {"people": -1}, "people=-1 is too few"),
+        ("41_synvt", {"levers": ["yaww=0.0"]}, "yaww"),
+    ],
+)
+def test_what_a_parameter_cannot_be_is_said_before_any_run(home, monkeypatch, name, given, sentence):
+    """The cells up to the first heading after the parameters, as a kernel would run them."""
+    from vtlib import runs
+
+    monkeypatch.setattr(runs, "run", lambda e: pytest.fail("a run was started"))
+    cells = [c for c in nbformat.read(next(p for p in NOTEBOOKS if p.stem == name), 4).cells if c.cell_type == "code"]
+    injected = "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in (given | {"profile": "quick"}).items())
+    namespace = {"In": [source(cells[0]), injected, source(cells[1])]}
+    for text in namespace["In"][:2]:
+        exec(text, namespace)
+    with pytest.raises(ValueError) as error:
+        exec(namespace["In"][2], namespace)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 @named

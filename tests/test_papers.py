@@ -103,3 +103,21 @@ def test_tables_of_the_second_paper_share_their_runs():
     rows = papers.ITEMS["S2.T3"].experiments("paper")
     assert rows["+MC (w/ Part), schedule as printed"][0].run_id == rows["+MC (w/ Part)"][0].run_id
     assert rows["+MC (w/ Part), schedule of HC-Tri"][0].lr == 0.1
+
+
+def test_what_parts_add_by_themselves_is_a_claim():
+    (claim,) = [c for c in papers.CLAIMS["S2.T3"] if c.better == "Baseline (w/ Part)"]
+    assert claim.over == papers.PLAIN
+    assert value("S2.T3", claim.better, "all", "rank1") - value("S2.T3", claim.over, "all", "rank1") == pytest.approx(
+        12.6
+    )
+
+
+def test_a_comparison_of_several_tables_is_known_as_one():
+    shared = [of for of in papers.comparisons("cpu").values() if len(of) > 1]
+    assert {"S1.T1": 3, "S1.T3": 3} in shared and {"S2.T3": 3, "S2.T6": 1} in shared
+    assert {"S2.T1": 3, "S2.T3": 3} in shared and {"S2.T2": 1, "S2.T3": 1} in shared
+    better, over = (papers.ITEMS["S2.T6"].experiments("cpu")[row][0] for row in ("+Our Loss", papers.PLAIN))
+    key = papers.comparison(better, over, papers.MAIN_PROTOCOL)
+    assert key == papers.comparison(better.but(seed=2), over.but(seed=2), papers.MAIN_PROTOCOL)
+    assert key != papers.comparison(over, better, papers.MAIN_PROTOCOL) and key in papers.comparisons("cpu")

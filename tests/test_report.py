@@ -27,22 +27,161 @@ def test_lambda_sentence_claims_nothing_from_one_seed():
     assert "Best at lambda 3" in report.lambda_sentence(three) and "lambda 3." in report.lambda_sentence(three)
 
 
+def curves_of(**parts):
+    """S1 Figure 5's tidy table of some curves of one layout."""
+    return pd.concat(
+        pd.DataFrame({"layout": "sysu", "part": part, "epoch": range(1, len(values) + 1), "cmdc": values})
+        for part, values in parts.items()
+    )
+
+
 def test_convergence_claims_read_the_curve(done):
     falling = [10.0, 4.0, 2.0, 1.5, 1.2, 1.1, 1.05, 1.02, 1.01]
-    rising = [1.0, 1.1, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 9.0]
-    curves = pd.concat(
-        pd.DataFrame({"layout": "sysu", "part": part, "epoch": range(1, 10), "cmdc": values})
-        for part, values in (("training", falling), ("validation", rising))
-    )
+    late = [10.0, 11.0, 12.0, 12.0, 12.0, 9.0, 6.0, 3.0, 1.0]  # rises first: no share of the drop, but a level
+    curves = curves_of(training=falling, validation=late)
     found = report.convergence_claims(curves, {"sysu": done["Baseline"]}).set_index("claim")
-    assert found.loc["training: CMDC drops quickly"].verdict == "holds on one seed"
-    assert found.loc["training: CMDC drops quickly"].gain == pytest.approx(100 * 8.5 / 8.99)
-    assert found.loc["training: CMDC becomes stable"].gain == pytest.approx(100 * 0.04 / 8.99)
-    assert set(found[found.index.str.startswith("validation")].verdict) == {"fails on one seed"}
+    assert found.verdict.to_dict() == {
+        "training: CMDC drops quickly": "holds on one seed",
+        "training: CMDC becomes stable": "holds on one seed",
+        "validation: CMDC drops quickly": "fails on one seed",
+        "validation: CMDC becomes stable": "fails on one seed",
+    }
+    levels = "from 10.000 over 1.500 after a third to 1.010 at the end, in feature distance"
+    assert found.metric.iloc[0] == levels and found.gain.isna().all() and not found.metric.str.contains("percent").any()
     few = report.convergence_claims(curves[curves.epoch < report.EPOCHS], {"sysu": done["Baseline"]})
     assert set(few.verdict) == {"undecided"} and set(few.metric) == {"too few epochs, 5"}
-    text = report.verdict_text("S1.F5", found.reset_index())
-    assert "4 claims" in text and "no drop, from 1.00 to 9.00." in text
+    assert "4 claims" in report.verdict_text("S1.F5", found.reset_index())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.349, 0.347, 0.344, 0.340, 0.335, 0.331, 0.330, 0.329],  # 6 percent, as measured
+        [0.329, 0.333, 0.332, 0.331, 0.331, 0.331, 0.330, 0.331],  # not at all
+        [1.0, 1.1, 1.2, 1.5, 2.0, 2.5, 3.0, 9.0],  # rises
+    ],
+)
+def test_a_curve_without_a_drop_decides_nothing_and_has_no_percents(done, values):
+    found = report.convergence_claims(curves_of(validation=values), {"sysu": done["Baseline"]})
+    assert set(found.verdict) == {"undecided"} and found.metric.str.startswith("no drop to judge: from").all()
+    text = report.verdict_text("S1.F5", found)
+    assert "percent" not in text and f"{values[0]:.3f}" in text and f"{values[-1]:.3f}" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.04, "0.0"), (0.04, "0.0"), (-0.06, "-0.1"), (2.25, "+2.2"), (np.float64(-1e-12), "0.0")]
+)
+def test_what_rounds_to_zero_has_no_sign(value, text):
+    assert report.fixed(value, 1, "+") == text
+
+
+def test_an_end_near_zero_shows_its_sign():
+    assert report.between(-0.04, 3.6) == " [-0.04, +3.6]" and report.between(0.03, 4.2) == " [+0.03, +4.2]"
+    assert report.between(0.0, 0.0) == " [0.0, 0.0]" and report.between(math.nan, 1.0) == ""
+    assert report.spread(-0.01, 0.0, 1, "+") == "0.0 +- 0.0"
+
+
+def row_of(item, claim, gain, key, pairs=3, metric="rank1", printed=math.nan):
+    """A row of claims()."""
+    word, size = compare.verdict(gain), compare.size(gain, printed)
+    numbers = [*gain[:4], pairs, word, size]
+    return [item, claim, "all", metric, printed, *numbers, "synvt", "cpu", papers.MAIN_PROTOCOL, "", key]
+
+
+def frame_of(*rows):
+    return pd.DataFrame(rows, columns=report.CLAIM_COLUMNS)
+
+
+def test_one_comparison_counts_once_by_the_table_with_most_pairs():
+    one, three = Gain(4.2, 1.0, 7.0, math.nan, 1), Gain(3.6, 1.6, 5.5, 0.5, 3)
+    found = frame_of(
+        row_of("S1.T1", "both", three, "a over b, sysu", 3),
+        row_of("S1.T3", "both", three, "a over b, sysu", 3),  # the same, of another table
+        row_of("S2.T3", "MC", three, "c over d, sysu", 3),
+        row_of("S2.T6", "Ours", one, "c over d, sysu", 1),  # the same with fewer seeds
+        row_of("S2.T6", "other", one, "c over e, sysu", 1),
+    )
+    kept = report.once(found)
+    assert kept.item.tolist() == ["S1.T3", "S2.T3", "S2.T6"]
+    assert report.counted(found) == "holds: 2, holds on one seed: 1"
+    assert report.by_chance(found).startswith("3 different comparisons were made")
+    page = report.overview(found).to_html()
+    assert page.count("counted in S1 Table 3") == page.count("counted in S2 Table 3") == 1
+    alone = found[found.item == "S2.T6"]
+    assert report.counted(alone) == "holds on one seed: 2" and "counted in" not in report.overview(alone).to_html()
+
+
+def test_a_verdict_says_what_its_size_is_and_which_metric_decides():
+    small, sign = Gain(2.5, 1.4, 3.6, 0.5, 3), Gain(1.8, -0.04, 3.6, 0.5, 3)
+    text = report.verdict_text(
+        "S1.T3",
+        frame_of(
+            row_of("S1.T3", "far", small, "", printed=6.4),
+            row_of("S1.T3", "far", small, "", metric="mAP", printed=2.0),
+            row_of("S1.T3", "near", sign, "", printed=2.0),
+            row_of("S1.T3", "near", small, "", metric="mAP"),
+        ),
+    )
+    assert "by rank-1: holds: 1, undecided: 1." in text.splitlines()[0]
+    assert "- [holds, smaller than printed] far. rank-1 +2.5" in text
+    assert "- [undecided, printed size inside the interval] near. rank-1 +1.8" in text
+    assert "[-0.04, +3.6]" in text and "mAP +2.5 +- 0.5 over 3 pairs of runs [+1.4, +3.6] (by itself: holds)" in text
+    sentences = report.did_it_hold(frame_of(row_of("S1.T3", "far", small, "", printed=6.4)), "S1")
+    assert (
+        "**holds, smaller than printed**" in sentences and "printed +6.4" in sentences and "**holds: 1**" in sentences
+    )
+    assert report.did_it_hold(frame_of(), "S2") == "No claim of S2 was measured."
+
+
+def test_a_classifier_that_guesses_is_named(done, tmp_path):
+    import json
+    import shutil
+
+    run = done["Baseline"][0]
+    n = report.people(run)
+    learned = report.learned(done)
+    assert list(learned.row) == ["Baseline", "DPAN+CMDC"]  # of no epochs there is nothing to say
+    assert learned.guess.iloc[0] == pytest.approx(math.log(n)) and learned.people.iloc[0] == n
+    assert learned.end.iloc[0] == pytest.approx(np.mean([r.history["id"].iloc[-1] for r in done["Baseline"]]))
+    stripes = [{"stripes": 3, "width": 8, "share": 0.5}, {"stripes": 6, "width": 8, "share": 0.5}]
+    for over_parts, logged in (("sum", 9 * math.log(n)), ("mean", math.log(n))):  # the same state, logged in two ways
+        shutil.copytree(run.folder, tmp_path / over_parts)
+        (tmp_path / over_parts / "history.jsonl").write_text(json.dumps({"epoch": 1, "id": logged}))
+        parts = runs.Run(run.experiment.but(parts=stripes, over_parts=over_parts), tmp_path / over_parts)
+        (text,) = report.unlearned({"parts": [parts]})
+        assert f"a guess costs ln {n} = {math.log(n):.2f}: parts {math.log(n):.2f}." in text
+    (tmp_path / "mean" / "history.jsonl").write_text(json.dumps({"epoch": 1, "id": 0.5 * math.log(n)}))
+    assert report.unlearned({"parts": [runs.Run(parts.experiment, tmp_path / "mean")]}) == []
+
+
+def test_two_changes_that_help_each_other(done, monkeypatch):
+    base = pd.DataFrame(0.0, index=range(40), columns=runs.METRICS)
+    base = base.assign(pid=np.arange(40) // 2, seed=0, split=1)
+    gain = {("both", "a"): 30.0, ("b", "base"): 10.0}
+    monkeypatch.setattr(
+        report, "differences", lambda x, y, protocol: base.assign(**dict.fromkeys(runs.METRICS, gain[x[0], y[0]]))
+    )
+    monkeypatch.setattr(report, "under", lambda rows, protocol: rows)
+    rows = {name: [name] for name in ("both", "a", "b", "base")}
+    assert report.together(rows, "both", "a", "b", "base").endswith("+20.0 [+20.0, +20.0], so they help each other.")
+    gain["both", "a"] = -5.0
+    assert report.together(rows, "both", "a", "b", "base").endswith("so they take from each other.")
+
+
+def test_own_rows_stand_beside_those_of_the_paper(done):
+    made = report.table("S1.T3", done | {"mine": done["DPAN+CMDC"]}, {"mine": "Baseline"})
+    mine, paper = (made[(made.row == row) & (made.metric == "rank1")].iloc[0] for row in ("mine", "DPAN+CMDC"))
+    assert mine.difference == paper.difference and mine.over == "Baseline" and math.isnan(mine.printed)
+    assert report.gained(made, "mine").endswith(" over Baseline") and report.gained(made, "x") == "not measured"
+    assert float(report.level(made, "mine")) == pytest.approx(mine.measured, abs=0.05)
+
+
+def test_the_facts_are_one_line_and_a_gallery_of_one_draw_is_said(done):
+    line = report.facts_line(done["Baseline"][0].experiment)
+    assert "\n" not in line and "{" not in line and "torch" in line and "threads" in line
+    assert report.one_gallery(done, papers.MAIN_PROTOCOL) == ""  # its draws differ
+    assert "all 2 draws give the same gallery" in report.one_gallery(done, "sysu all 10-shot official")
+    assert report.one_gallery(done, "regdb v2t") == ""  # no run has it
 
 
 def test_a_table_has_printed_measured_and_both_differences(done):
@@ -109,7 +248,7 @@ def test_nothing_printed_is_a_comparison_and_not_a_claim(done):
     found = report.claims("X.T1", rows)
     assert set(found.claim) == {"two-stream + MC over two-stream + CMDC"} and found.printed.isna().all()
     row = report.claim_row("X.T1", "a", "", "rank1", math.nan, Gain(-2.0, -3.0, -1.0, 0.5, 3), [done["Baseline"]], "")
-    assert row[report.CLAIM_COLUMNS.index("verdict")] == "lower"
+    assert len(row) == len(report.CLAIM_COLUMNS) and row[report.CLAIM_COLUMNS.index("verdict")] == "lower"
 
 
 def copied(run, folder, **changes):
@@ -156,7 +295,7 @@ def test_a_report_is_written_with_its_provenance_and_refuses_another_profile(don
     of = report.gathered("quick")
     assert list(of.tables) == ["S1.T3"] and "S2.T1" in of.missing and len(of.claims) == len(found)
     assert report.levels(of).index[0] == "chance: random features" and "S1 Table 3: Baseline" in report.levels(of).index
-    assert "1 differences were tested" in report.by_chance(of.claims)
+    assert "1 different comparisons were made" in report.by_chance(of.claims)
     assert 'href="20_ablation.ipynb"' in report.overview(of.claims).to_html()
     assert "<td" not in report.overview(of.claims[:0]).to_html()
     with pytest.raises(ValueError, match="runs of profile quick cannot stand in the report of cpu"):

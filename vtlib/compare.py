@@ -4,6 +4,7 @@ A difference has two doubts of its own. Would other people have shown it? The bo
 Would another start have shown it? The spread over runs paired by seed answers. A verdict asks both (`verdict`).
 """
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -12,12 +13,57 @@ from .evaluate import interval
 from .runs import METRICS, Run
 
 LEVEL = 0.95
-VERDICTS = ("holds", "holds on one seed", "fails", "fails on one seed", "undecided", "no difference", "not measured")
-WHAT_IT_TAKES = (
-    "A claim holds (or fails) where the 95 % interval over people leaves 0 out and the mean gain is larger than its "
-    "standard deviation over pairs of runs, which share a seed (on RegDB a seed and a split); with one pair there is "
-    "no such deviation, and the verdict says so. Everything else is undecided."
+VERDICTS = {  # the words of a verdict, and what each says; the same words in every notebook and report
+    "holds": "the system is ahead: no interval and no pair of runs speaks against it",
+    "holds on one seed": "the interval says so; one pair of runs cannot tell what another seed would give",
+    "fails": "the system is behind: the opposite of the claim holds",
+    "fails on one seed": "the interval says so; one pair of runs cannot tell what another seed would give",
+    "undecided": "other people or another seed could turn the sign: no difference is shown, and none is ruled out "
+    "that lies within the interval",
+    "no difference": "both systems give the same value for every query",
+    "not measured": "one of the two systems is not rebuilt here, or this profile leaves its data out",
+}
+SIZES = {  # the printed gain beside the interval of the measured one
+    "printed size inside": "the interval of the measured gain has the printed gain in it",
+    "smaller": "the whole interval lies below the printed gain: a claim that holds then holds in sign alone",
+    "larger": "the whole interval lies above the printed gain",
+}
+RULE = (
+    "A claim says that one system is ahead of another. It *holds* where the 95 % interval of the gain lies above 0 and "
+    "the mean gain is larger than its standard deviation over pairs of runs; it *fails* where the interval lies below "
+    "0 in the same way. A pair shares its seed (on RegDB seed and split); of one pair there is no deviation, and the "
+    "verdict says *on one seed*. Everything else is *undecided*. The interval draws test people with replacement, "
+    "10,000 times, each with all queries. **Rank-1 decides**; mAP stands beside it, with its own verdict where that "
+    "is another one. Gains are in percent points. The printed gain is of another data set: *size* says whether it "
+    "lies inside the interval all the same."
 )
+TERMS = (
+    "A *query* is a test image whose person is searched; the *gallery* is the images that it is compared with, by the "
+    "cosine of two features, the lists of numbers that a network gives for two images. *Rank-k* is the share of "
+    "queries with the right person among the first k of the gallery. *mAP* is the mean over queries of the average "
+    "precision: the share of right images among the first n, averaged over the places n of the right ones. "
+    "*All-search* has the visible images of all cameras in the gallery, *indoor* those of the two cameras inside; "
+    "*single-shot* has one image of each person and camera, *multi-shot* ten. A *trial* is one random draw of that "
+    "gallery; every number is a mean over trials. *t2v* is thermal queries in a visible gallery, *v2t* the reverse. "
+    "*S1* is Wang et al. 2022, *Learning Visible Thermal Person Re-Identification via Spatial Dependence and "
+    "Dual-Constraint Loss*, Entropy 24(4) 443; *S2* is Ling et al. 2021, *A Multi-Constraint Similarity Learning with "
+    "Adaptive Weighting for Visible-Thermal Person Re-Identification*, IJCAI."
+)
+
+
+def lines(words: dict[str, str]) -> str:
+    """Words and what they say, as a list in Markdown."""
+    return "\n".join(f"- *{word}*: {means}" for word, means in words.items())
+
+
+def folded(title: str, text: str) -> str:
+    """Markdown that a reader opens with a click."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+# Markdown for the notebooks: the one rule, above every verdict, and the terms, above every first table
+WHAT_IT_TAKES = f"{RULE}\n\n{folded('Each word of a verdict', lines(VERDICTS | SIZES))}"
+TERMS = folded("Terms: query, gallery, rank-k, mAP, single-shot, trial, S1, S2", TERMS)
 
 
 class Gain(NamedTuple):
@@ -59,7 +105,7 @@ def gains(each: pd.DataFrame, metrics: list[str] = METRICS) -> dict[str, Gain]:
 
 
 def verdict(found: Gain | None) -> str:
-    """One of VERDICTS on the claim that a gain is there; WHAT_IT_TAKES in words. None: not measured."""
+    """One of VERDICTS on the claim that a gain is there, by RULE. None: not measured."""
     if found is None:
         return "not measured"
     if found.gain == found.low == found.high == 0:
@@ -69,3 +115,15 @@ def verdict(found: Gain | None) -> str:
     if not (over_people and over_seeds):
         return "undecided"
     return ("holds" if found.gain > 0 else "fails") + (" on one seed" if found.pairs == 1 else "")
+
+
+def size(found: Gain | None, printed: float) -> str:
+    """One of SIZES: where a printed gain lies beside the interval of a measured one; "" where one of them is missing.
+
+    A printed gain has two decimals, so it counts as inside up to half of the last one.
+    """
+    if found is None or math.isnan(printed) or math.isnan(found.low):
+        return ""
+    if found.low - 0.005 <= printed <= found.high + 0.005:
+        return "printed size inside"
+    return "smaller" if found.high < printed else "larger"

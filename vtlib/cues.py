@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import datasets, evaluate, figure, runs, synthetic
+from . import evaluate, figure, protocols, runs, synthetic
 from .config import Experiment
 from .names import unknown
 from .papers import MAIN_PROTOCOL
@@ -64,14 +64,11 @@ def search(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> pd.D
     within it: every image searches one image of each person in each other camera. Means over trials, fractions.
     """
     pid, cam, number, modality = (test[c].to_numpy() for c in ("pid", "cam", "number", "modality"))
-    if experiment.dataset == "sysu":
-        drawn = datasets.sysu_permutations(runs.data_folder(experiment.data) / runs.PERMUTATIONS)
-        whole = evaluate.SysuSearch(features, pid, cam, number)
-        protocols = {MAIN_PROTOCOL: whole.table("all", 1, "official", drawn, experiment.trials)}
-    else:
-        protocols = runs.protocol_tables(experiment, features, test)
+    images = protocols.columns(test) | {"features": features}
+    embedded = protocols.Embedded(experiment.dataset, images, runs.permutations_of(experiment))
+    searches = [protocols.named(MAIN_PROTOCOL)] if experiment.dataset == "sysu" else embedded.searches()
     columns = ["rank1", "mAP", "queries", "gallery"]
-    rows = [{"search": name, **trials[columns].mean()} for name, trials in protocols.items()]
+    rows = [{"search": str(s), **embedded.table(s, experiment.trials)[columns].mean()} for s in searches]
     for m, name in enumerate(("visible", "thermal")):
         query, gallery = np.flatnonzero(modality == m), np.flatnonzero((modality == m) & (number == 1))
         if len(np.unique(cam[query])) > 1:
@@ -98,6 +95,33 @@ def levers(experiment: Experiment, changes: Iterable[str], seeds: Iterable[int] 
         of_cues = of_cues[of_cues.search == MAIN_PROTOCOL].set_index("cue").rank1
         rows[change] = {"rank1": found.rank1.mean(), "sd": found.rank1.std(), "mAP": found["mAP"].mean(), **of_cues}
     return pd.DataFrame(rows).T.rename_axis("change")
+
+
+def neighbours(features: Tensor, test: pd.DataFrame) -> dict[str, float]:
+    """What the nearest image is, by cosine, as shares of all test images, in percent.
+
+    same person, same camera, same modality: of the nearest of all other test images; same person across: of the
+    nearest image of the other modality; chance across: what random features would give there.
+    Args: features (n, D) of the rows of test.
+    """
+    pid, cam, modality = (test[c].to_numpy() for c in ("pid", "cam", "modality"))
+    unit, rows = F.normalize(features, dim=1), torch.arange(len(test))
+    nearest, across = [], []
+    for part in rows.split(1024):
+        similarity = unit[part] @ unit.T
+        other = torch.from_numpy(modality[part.numpy(), None] != modality)
+        across.append(similarity.masked_fill(~other, -torch.inf).argmax(1))
+        similarity[torch.arange(len(part)), part] = -torch.inf  # an image is not its own neighbour
+        nearest.append(similarity.argmax(1))
+    nearest, across = torch.cat(nearest).numpy(), torch.cat(across).numpy()
+    matches = np.array([((pid == p) & (modality != m)).sum() for p, m in zip(pid, modality, strict=True)])
+    chance = matches / np.array([(modality != m).sum() for m in modality])
+    shares = {
+        "same person": pid[nearest] == pid,
+        "same camera": (cam[nearest] == cam) & (modality[nearest] == modality),
+    }
+    shares |= {"same modality": modality[nearest] == modality, "same person across": pid[across] == pid}
+    return {name: 100 * float(share.mean()) for name, share in (shares | {"chance across": chance}).items()}
 
 
 def spec_of(root: Path) -> synthetic.Spec:

@@ -1,6 +1,8 @@
 """Every table and figure of both papers: the experiments that it needs, and what the paper claims of it."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
@@ -265,6 +267,7 @@ CLAIMS = {
     "S2.T3": [
         *each_over("+MC (w/ Part)", "Baseline (w/ Part)", "HC-TRI"),
         Claim("+MC (w/o Part)", PLAIN),
+        Claim("Baseline (w/ Part)", PLAIN),  # what parts add by themselves
     ],
     "S2.T4": [
         *(Claim(row, PLAIN) for row in TABLE_4[:3]),
@@ -285,3 +288,25 @@ def experiments(profile: str, items: Iterable[str], *, absent: bool = False) -> 
         for group in of(profile).values():
             needed |= {e.run_id: needed.get(e.run_id, e) for e in group}
     return list(needed.values())
+
+
+def comparison(better: Experiment, over: Experiment, protocol: str) -> str:
+    """The key of a comparison: two experiments but for seed and split, and a protocol. Equal in every table."""
+    return f"{' over '.join(e.but(seed=0, split=1).run_id for e in (better, over))}, {protocol}"
+
+
+@cache
+def comparisons(profile: str) -> dict[str, dict[str, int]]:
+    """Which claims of a profile compare the same: {comparison(): {item: pairs of runs that share seed and split}}."""
+    found: dict[str, dict[str, int]] = {}
+    for item, claims in CLAIMS.items():
+        rows = ITEMS[item].experiments(profile)
+        for claim, protocol in product(claims, ITEMS[item].settings.values()):
+            sides = [
+                {(e.seed, e.split): e for e in rows.get(row, ()) if e.dataset == protocol.split()[0]}
+                for row in (claim.better, claim.over)
+            ]
+            if shared := sides[0].keys() & sides[1].keys():
+                key = comparison(*(next(iter(side.values())) for side in sides), protocol)
+                found.setdefault(key, {})[item] = len(shared)
+    return found

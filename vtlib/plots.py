@@ -1,7 +1,4 @@
-"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here.
-
-seaborn is imported where it draws: a run's lab book does without it and its two seconds.
-"""
+"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here."""
 
 from pathlib import Path
 
@@ -11,7 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
-RIGHT, WRONG = "#2a9d3a", "#c8382e"
+RIGHT, WRONG, BLUE = "#2a9d3a", "#c8382e", "#1f6fb2"
+# colours of people that stay apart in print and for most eyes (Kelly 1965, without white, black and grey), then again
+PEOPLE = ["#e68fac", "#008856", "#f38400", "#a1caf1", "#be0032", "#0067a5", "#f3c300", "#875692", "#654522", "#8db600"]
+PEOPLE += ["#f99379", "#604e97", "#f6a600", "#b3446c", "#dcd300", "#882d17", "#c2b280", "#e25822", "#2b3d26"]
 
 
 def figure(
@@ -48,19 +48,37 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return fig
 
 
-def points(table: pd.DataFrame, metrics: list[str], title: str) -> Figure:
-    """Every run as a point beside its row's mean, a panel a metric. table: row, metric, value (percent)."""
-    import seaborn as sns
+def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
+    """Rows of a table: for each metric a panel of levels and one of differences to the row that is named beside it.
 
-    fig, axes = figure(1, len(metrics), width=3.6, height=0.5 * table.row.nunique() + 1.2, sharey=True)
-    for ax, metric in zip(axes[0], metrics, strict=True):
+    Levels: every run as a dark dot, mean and standard deviation over runs in blue, chance dotted. Differences: mean
+    with its 95 % interval over people, 0 dotted.
+    Args: table: row, metric, value (percent), a row a run; ahead: row, metric, over, difference, difference_low,
+        difference_high (percent points), NaN where there is none; chance: percent, by metric.
+    """
+    names, metrics = list(dict.fromkeys(table.row)), list(dict.fromkeys(table.metric))
+    fig, axes = figure(1, 2 * len(metrics), width=2.3, height=0.34 * len(names) + 1.5, sharey=True)
+    ahead = ahead[ahead.difference.notna() & ahead.row.isin(names)]
+    for i, metric in enumerate(metrics):
+        left, right, name = axes[0, i], axes[0, len(metrics) + i], metric.replace("rank", "rank-")
         part = table[table.metric == metric]
-        thin = {"linewidth": 1.2, "alpha": 0.6}
-        sns.pointplot(
-            part, x="value", y="row", ax=ax, linestyle="none", errorbar="sd", capsize=0.2, err_kws=thin, color="#1f6fb2"
-        )
-        sns.stripplot(part, x="value", y="row", ax=ax, color="0.2", size=4, jitter=False, zorder=9)
-        ax.set(title=metric.replace("rank", "rank-"), xlabel="percent", ylabel="")
+        each, place = part.groupby("row", sort=False).value, part.row.map(names.index)
+        means, at = each.mean(), [names.index(row) for row in each.mean().index]
+        left.errorbar(means, at, xerr=each.std(), fmt="o", color=BLUE, markersize=6, capsize=3, elinewidth=1.2)
+        left.plot(part.value, place, ".", color="0.15", markersize=4)
+        left.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1.2, label=f"chance {chance[metric]:.1f}")
+        left.set(title=name, xlabel="percent", xlim=(0, None))
+        left.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.02), handlelength=1.2)
+        gain = ahead[ahead.metric == metric]
+        at = gain.row.map(names.index)
+        right.hlines(at, gain.difference_low, gain.difference_high, color=BLUE, linewidth=1.8, alpha=0.6)
+        right.plot(gain.difference, at, "o", color=BLUE, markersize=4.5)
+        right.axvline(0, color="0.4", linestyle=":", linewidth=1.2)
+        right.set(title=f"{name}, difference", xlabel="percent points")
+    last = axes[0, -1]
+    for row, over in ahead.drop_duplicates("row")[["row", "over"]].itertuples(index=False):
+        last.text(1.02, names.index(row), f"to {over}", transform=last.get_yaxis_transform(), va="center", fontsize=7)
+    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     fig.suptitle(title)
     return fig
 
@@ -75,8 +93,8 @@ def intervals(table: pd.DataFrame, title: str) -> Figure:
     for ax, panel in zip(axes[0], panels, strict=True):
         part = table[table.panel == panel]
         place = part.row.map(rows.index)
-        ax.hlines(place, part.low, part.high, color="#1f6fb2", linewidth=1.6, alpha=0.6)
-        ax.plot(part.value, place, "o", color="#1f6fb2", markersize=4.5)
+        ax.hlines(place, part.low, part.high, color=BLUE, linewidth=1.6, alpha=0.6)
+        ax.plot(part.value, place, "o", color=BLUE, markersize=4.5)
         ax.axvline(part.chance.iloc[0], color="0.4", linestyle=":", linewidth=1)
         ax.set(title=panel, xlabel="percent", xlim=(0, None))
         ax.title.set_fontsize(8)
@@ -85,46 +103,72 @@ def intervals(table: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
-def lambda_sweep(table: pd.DataFrame, title: str) -> Figure:
-    """Rank-1 and mAP over the weight of CMDC (S1 Figure 4). table: lambda, metric, value (percent), a row a run."""
-    import seaborn as sns
+def lambda_sweep(table: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
+    """Rank-1 and mAP over the weight of CMDC (S1 Figure 4): mean and standard deviation over runs, chance dotted.
 
-    fig, ((ax,),) = figure(width=5.0)
-    sns.lineplot(table, x="lambda", y="value", hue="metric", style="metric", markers=True, errorbar="sd", ax=ax)
-    ax.set(title=title, xlabel="lambda, the weight of CMDC", ylabel="percent")
-    ax.legend(frameon=False, title=None)
+    table: lambda, metric, value (percent), a row a run; chance: percent, by metric.
+    """
+    fig, ((ax,),) = figure(width=5.6)
+    for (metric, part), colour in zip(table.groupby("metric", sort=False), (BLUE, "#e07b00"), strict=False):
+        each, name = part.groupby("lambda").value, metric.replace("rank", "rank-")
+        mean = each.mean()
+        ax.errorbar(mean.index, mean, yerr=each.std(), marker="o", color=colour, capsize=3, label=name)
+        ax.axhline(chance[metric], color=colour, linestyle=":", linewidth=1.2, label=f"chance, {name}")
+    ax.set(title=title, xlabel="lambda, the weight of CMDC", ylabel="percent", ylim=(0, None))
+    ax.title.set_fontsize(9)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
-def convergence(table: pd.DataFrame) -> Figure:
-    """CMDC by epoch, training and validation side by side (S1 Figure 5). table: layout, part, epoch, cmdc."""
-    import seaborn as sns
+def convergence(table: pd.DataFrame, margin: float) -> Figure:
+    """CMDC by epoch, training and validation side by side (S1 Figure 5); dotted at its margin.
 
-    fig, axes = figure(1, 2, sharey=False)
-    for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=True):
-        sns.lineplot(rows, x="epoch", y="cmdc", hue="layout", ax=ax)
-        ax.set(title=f"CMDC, {part}", ylabel="", ylim=(0, 1.05 * rows.cmdc.max()))
-        ax.legend(frameon=False, title=None)
+    table: layout, part, epoch, cmdc, in feature distance; margin: the value where all distances are alike.
+    """
+    fig, axes = figure(1, 2, sharey=True)
+    for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=False):
+        for (layout, curve), marker in zip(rows.groupby("layout", sort=False), "os^v", strict=False):
+            ax.plot(curve.epoch, curve.cmdc, label=layout, marker=marker, markersize=4)
+        ax.axhline(margin, color="0.4", linestyle=":", linewidth=1.2, label=f"margin {margin:g}")
+        ax.set(title=f"CMDC, {part}", xlabel="epoch", ylim=(0, 1.05 * max(table.cmdc.max(), margin)))
+    axes[0, 0].set(ylabel="feature distance")
+    axes[0, -1].legend(
+        *axes[0, 0].get_legend_handles_labels(), frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     return fig
 
 
 def similarity_distributions(table: pd.DataFrame) -> Figure:
     """Densities of the cosine similarities of visible-thermal pairs (S2 Figure 1): a column a panel, a row a level.
 
+    A panel whose axis is much shorter than the longest one is marked, with the ends of its axis in the title.
     table: panel, level, kind, similarity; both levels of a panel share their axis.
     """
-    import seaborn as sns
-
     panels, levels = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.level))
-    fig, axes = figure(len(levels), len(panels), width=2.7, height=1.9, sharex="col")
+    kinds = dict(zip(dict.fromkeys(table.kind), (RIGHT, WRONG), strict=False))
+    fig, axes = figure(len(levels), len(panels), width=2.5, height=1.9, sharex="col")
+    ends = {panel: (part.similarity.min(), part.similarity.max()) for panel, part in table.groupby("panel")}
+    longest = max(high - low for low, high in ends.values())
     for i, level in enumerate(levels):
         for ax, panel in zip(axes[i], panels, strict=True):
             part = table[(table.panel == panel) & (table.level == level)]
-            shared = {"stat": "density", "common_norm": False, "element": "step", "legend": ax is axes[0, 0]}
-            sns.histplot(part, x="similarity", hue="kind", palette=[RIGHT, WRONG], bins=50, ax=ax, **shared)
-            ax.set(title=panel if i == 0 else "", ylabel=level if panel == panels[0] else "", yticks=[])
-    if legend := axes[0, 0].get_legend():
-        legend.set(title=None, frame_on=False)
+            low, high = ends[panel]
+            for kind, colour in kinds.items():
+                values, shown = (
+                    part[part.kind == kind].similarity,
+                    {"histtype": "stepfilled", "alpha": 0.4, "color": colour},
+                )
+                ax.hist(values, bins=50, range=(low, high), density=True, **shown)
+            title = panel
+            if high - low < longest / 4:
+                title += f"\nits own axis: {low:.3f} to {high:.3f}"
+                ax.set_facecolor("#f6f1e3")
+            ax.set(title=title if i == 0 else "", ylabel=level if panel == panels[0] else "", yticks=[])
+            ax.title.set_fontsize(8)
+            if i == len(levels) - 1:
+                ax.set(xlabel="cosine similarity")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour, alpha=0.4) for colour in kinds.values()]
+    fig.legend(handles, kinds, frameon=False, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -134,11 +178,8 @@ def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
     Args: points: x, y, label, modality (0, 1), centre (bool), a row each; anchors: {relation: (n, 3) whole numbers,
         rows of anchor and candidate and whether they are one person}.
     """
-    import seaborn as sns
-
-    fig, axes = figure(1, len(anchors), width=3.4, height=3.2)
-    labels = sorted(points.label.unique())
-    colour = dict(zip(labels, sns.color_palette("husl", len(labels)), strict=True))
+    fig, axes = figure(1, len(anchors), width=3.0, height=3.2)
+    colour = colours_of(points.label)
     xy = points[["x", "y"]].to_numpy()
     for ax, (name, pairs) in zip(axes[0], anchors.items(), strict=True):
         for a, b, same in pairs:
@@ -152,8 +193,17 @@ def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
                 ax.scatter(part.x, part.y, c=colours, marker=marker, s=size, edgecolors=edge, label=shown, zorder=2)
         ax.set(title=name, xticks=[], yticks=[])
         ax.grid(False)
-    axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    shown = [*axes[0, -1].get_legend_handles_labels()[0]]
+    shown += [
+        plt.Line2D([], [], color=c, label=f"pair of {of}") for c, of in ((RIGHT, "one person"), (WRONG, "two people"))
+    ]
+    axes[0, -1].legend(handles=shown, title="colour: person", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return fig
+
+
+def colours_of(people) -> dict[object, str]:
+    """A colour for each person, PEOPLE in the order of their numbers."""
+    return {person: PEOPLE[i % len(PEOPLE)] for i, person in enumerate(sorted(set(people)))}
 
 
 def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.ndarray]) -> Figure:
@@ -168,8 +218,8 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
         for a, b in zip(*np.nonzero(positive), strict=True):
             colour = RIGHT if mask[a, b] else WRONG
             ax.add_patch(plt.Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=1.2))
-        share = f"{mask[positive].mean():.0%} of positives, {mask[~positive].mean():.0%} of negatives"
-        ax.set(title=f"{name}: {share}", xlabel="candidates", ylabel="anchors", xticks=[], yticks=[])
+        share = f"kept here: {mask[positive].mean():.0%} of positives, {mask[~positive].mean():.0%} of negatives"
+        ax.set(title=f"{name}\n{share}", xlabel="candidates", ylabel="anchors", xticks=[], yticks=[])
         ax.title.set_fontsize(8)
         ax.grid(False)
     fig.colorbar(image, ax=axes[0].tolist(), shrink=0.8, label="cosine similarity")
@@ -177,20 +227,32 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
 
 
 def tsne(points: pd.DataFrame, title: str) -> Figure:
-    """A two-dimensional embedding. points: x, y, pid, modality (0, 1), panel; one panel side by side for each value."""
-    import seaborn as sns
+    """A two-dimensional embedding; each person has a colour, and a number at the middle of its images of a modality.
 
-    panels = list(dict.fromkeys(points.panel))
-    fig, axes = figure(1, len(panels), width=4.0, height=3.8)
-    pids = sorted(points.pid.unique())
-    colour = dict(zip(pids, sns.color_palette("husl", len(pids)), strict=True))
+    points: x, y, pid, modality (0, 1), panel; one panel side by side for each value.
+    """
+    panels, colour = list(dict.fromkeys(points.panel)), colours_of(points.pid)
+    fig, axes = figure(1, len(panels), width=4.0, height=3.9)
     for ax, panel in zip(axes[0], panels, strict=True):
-        for modality, (name, marker) in enumerate((("visible", "o"), ("thermal", "^"))):
+        # the few thermal images lie above the many visible ones, larger and framed
+        for modality, style in ((0, {"marker": "o", "s": 16, "alpha": 0.55}), (1, {"marker": "^", "s": 42})):
             part = points[(points.panel == panel) & (points.modality == modality)]
-            ax.scatter(part.x, part.y, c=[colour[p] for p in part.pid], marker=marker, s=22, label=name, linewidths=0)
+            edge = {"edgecolors": "black", "linewidths": 0.7} if modality else {"linewidths": 0}
+            ax.scatter(part.x, part.y, c=[colour[p] for p in part.pid], **style, **edge)
+            for person, own in part.groupby("pid"):
+                x, y = own.x.median(), own.y.median()
+                box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": colour[person], "alpha": 0.85}
+                ax.text(x, y, f"{person}", fontsize=6, ha="center", va="center", bbox=box, zorder=5)
         ax.set(title=panel, xticks=[], yticks=[])
         ax.grid(False)
-    axes[0, 0].legend(frameon=False, loc="best")
+    marks = [("visible image", "o", 5, "none"), ("thermal image", "^", 7, "black")]
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=m, markersize=s, color="0.6", markeredgecolor=e, label=name)
+        for name, m, s, e in marks
+    ]
+    fig.legend(
+        handles=handles, title="colour and number: the person", frameon=False, loc="outside lower center", ncols=2
+    )
     fig.suptitle(title)
     return fig
 

@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
+from safetensors import safe_open
 
 from . import plots
-from .compare import LEVEL, VERDICTS, Gain, differences, gains, verdict
-from .papers import CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED
-from .runs import METRICS, Run, chance, collect, load, lock, results_root
+from .compare import LEVEL, VERDICTS, Gain, differences, folded, gains, size, verdict
+from .config import Experiment
+from .files import lock, results_root
+from .papers import CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED, comparison, comparisons
+from .runs import METRICS, Run, chance, collect, environment, load
 
 CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
 Rows = dict[str, list[Run]]  # the runs of each row of a table
@@ -46,21 +49,23 @@ def comparable(runs: Rows, protocol: str | None = None) -> None:
         one(f"trials of {protocol}", lambda r: len(r.trials(protocol)), group)
 
 
-def table(item: str, runs: Rows) -> pd.DataFrame:
+def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFrame:
     """A table of a paper, tidy, in percent: printed, measured, and the difference to the row of LADDER, each its own.
+
+    own: rows that are no rows of the paper's table, and the row that the difference of each is taken to.
 
     Columns: row, setting, metric, printed; data, profile, protocol, measured (mean over runs of the mean over trials),
     sd (over runs, NaN for one), runs, run_ids; over (the other row), printed_difference, difference (of runs paired by
     seed and split), difference_low, difference_high (over people), difference_sd (over pairs), pairs.
     Raises: ValueError for runs that cannot stand in one table.
     """
-    of, rows = ITEMS[item], []
+    of, rows, ladder = ITEMS[item], [], LADDER[item] | (own or {})
     comparable(runs)
     for setting, protocol in of.settings.items():
         comparable(runs, protocol)
         groups = under(runs, protocol)
         for row, group in groups.items():
-            over = LADDER[item].get(row, "")
+            over = ladder.get(row, "")
             found = gains(differences(group, groups.get(over, []), protocol))
             for metric in METRICS:
                 ahead = found[metric] if found else [math.nan] * 4 + [0]
@@ -69,7 +74,7 @@ def table(item: str, runs: Rows) -> pd.DataFrame:
     made = of.printed.drop(columns="source").merge(
         pd.DataFrame(rows, columns=names), on=names[:3], how="outer", sort=False
     )
-    made["over"] = made.over.where(made.over.notna() & (made.over != ""), made.row.map(LADDER[item]))
+    made["over"] = made.over.where(made.over.notna() & (made.over != ""), made.row.map(ladder))
     known = of.printed.set_index(["row", "setting", "metric"]).printed
     below = [known.get(key, math.nan) for key in zip(made.over, made.setting, made.metric, strict=True)]
     made.insert(made.columns.get_loc("over") + 1, "printed_difference", made.printed - below)
@@ -111,14 +116,24 @@ def every_run(runs: Rows, protocol: str) -> pd.DataFrame:
     return pd.concat(frames).droplevel(1).rename_axis("row").reset_index().melt("row", var_name="metric")
 
 
+def fixed(value: float, digits: int = 1, sign: str = "") -> str:
+    """A number with so many decimals; what rounds to zero has no sign."""
+    rounded = round(float(value), digits)
+    return f"{rounded:{sign}.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
 def spread(mean: float, sd: float, digits: int = 1, sign: str = "") -> str:
     """A mean with its standard deviation, where there is one; "" for NaN."""
-    return "" if pd.isna(mean) else f"{mean:{sign}.{digits}f}" + ("" if pd.isna(sd) else f" +- {sd:.{digits}f}")
+    return "" if pd.isna(mean) else fixed(mean, digits, sign) + ("" if pd.isna(sd) else f" +- {fixed(sd, digits)}")
 
 
 def between(low: float, high: float, digits: int = 1) -> str:
-    """An interval; "" for NaN."""
-    return "" if pd.isna(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    """An interval; "" for NaN. An end near zero has a digit or two more: its sign decides the verdict."""
+
+    def end(value: float) -> str:
+        return next((t for d in range(digits, digits + 3) if float(t := fixed(value, d, "+"))), fixed(0, digits))
+
+    return "" if pd.isna(low) else f" [{end(low)}, {end(high)}]"
 
 
 def in_words(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED) -> pd.DataFrame:
@@ -148,21 +163,36 @@ NAMES = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10, 20)}
 
 
 def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
-    """in_words() for a notebook: mean +- standard deviation over runs; differences with their interval over people."""
-    return in_words(made, metrics).style.set_table_styles(
-        [{"selector": "th", "props": "text-align: center"}, {"selector": "td", "props": "white-space: nowrap"}]
-    )
+    """in_words() for a notebook, one setting below the other, and an interval below its difference.
+
+    Measured: mean +- standard deviation over runs; of a difference also its interval over people.
+    """
+    metrics, several = list(metrics), made.setting.nunique() > 1
+    blocks = {}
+    for setting, of in made.groupby("setting", sort=False):
+        data = " and ".join(dict.fromkeys(of.data.dropna()))
+        frame = in_words(of, metrics).droplevel(1, axis=1)
+        blocks[f"{setting}, on {data}" if data else setting] = frame.rename(
+            columns={f"measured on {data}": "measured"} if several else {}, level=0
+        )
+    frame = pd.concat(blocks) if several else frame
+    props = {"th": "text-align: center", "td": "white-space: nowrap; vertical-align: top"}
+    props |= {"th.row_heading": "text-align: left", f"td.col{len(frame.columns) - 1}": "white-space: normal"}
+    style = frame.fillna("").style.format(lambda text: text.replace(" [", "<br>["))
+    style = style.set_table_attributes('style="font-size: 85%"')
+    return style.set_table_styles([{"selector": name, "props": css} for name, css in props.items()])
 
 
-CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "data", "profile"]
-CLAIM_COLUMNS += ["protocol", "run_ids"]
+CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "size"]
+CLAIM_COLUMNS += ["data", "profile", "protocol", "run_ids", "comparison"]
 
 
 def claims(item: str, runs: Rows) -> pd.DataFrame:
     """What a paper claims of a table: of each claim, setting and metric of CLAIMED a row of CLAIM_COLUMNS.
 
     printed: the printed difference; gain, low, high, sd, pairs: measured, as compare.Gain has them; verdict: as
-    compare.verdict, "higher" and "lower" where no paper claims anything.
+    compare.verdict, "higher" and "lower" where no paper claims anything; size: as compare.size; comparison: as
+    papers.comparison, "" where it was not measured.
     """
     of, rows = ITEMS[item], []
     known = of.printed.set_index(["row", "setting", "metric"]).printed
@@ -194,7 +224,9 @@ def claim_row(
     data, profile = (every[0].data, every[0].profile) if every else ("", "")
     numbers = found or [math.nan] * 4 + [0]
     ids = " ".join(e.run_id for e in every)
-    return [item, words, setting, metric, printed_gain, *numbers, word, data, profile, protocol, ids]
+    key = comparison(*(group[0].experiment for group in groups), protocol) if found and protocol else ""
+    word = [word, size(found, printed_gain)]
+    return [item, words, setting, metric, printed_gain, *numbers, *word, data, profile, protocol, ids, key]
 
 
 def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
@@ -204,44 +236,73 @@ def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: lis
 
 
 EPOCHS = 6  # a curve of fewer has no thirds to speak of
+DROP = 0.1  # of its first level: a curve that falls by less does not drop
 
 
 def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
     """S1's claim that CMDC "drops quickly and becomes stable", as rows of claims(). curves: layout, part, epoch, cmdc.
 
     Quickly: more than half of the whole drop lies in the first third of the epochs; stable: the last third changes by
-    less than a tenth of it. gain is that share, in percent; one curve has no interval, and one of fewer than EPOCHS
-    is undecided.
+    less than a tenth of it. A curve that falls by less than DROP, or has fewer than EPOCHS epochs, decides nothing.
+    `metric` has the levels in words, in units of feature distance; one curve has no interval, so gain is NaN.
     """
     rows = []
     for (layout, part), curve in curves.groupby(["layout", "part"], sort=False):
         value = curve.sort_values("epoch").cmdc.to_numpy()
         third, drop = min(max(1, len(value) // 3), len(value) - 1), value[0] - value.min()
-        first, last = value[0] - value[third], abs(value[-1] - value[-third])
-        parts = {
-            "drops quickly": ("percent of the drop in the first third", first, drop > 0 and first > drop / 2),
-            "becomes stable": ("percent of the drop moved in the last third", last, drop > 0 and last < drop / 10),
+        levels = f"from {value[0]:.3f} over {value[third]:.3f} after a third to {value[-1]:.3f} at the end"
+        there = {
+            "drops quickly": value[0] - value[third] > drop / 2,
+            "becomes stable": abs(value[-1] - value[-third]) < drop / 10,
         }
-        run = runs[layout]
-        for what, (metric, size, there) in parts.items():
-            metric = metric if drop > 0 else f"no drop, from {value[0]:.2f} to {value[-1]:.2f}"
-            found = Gain(100 * size / drop if drop > 0 else math.nan, math.nan, math.nan, math.nan, 1)
-            word = "holds on one seed" if there else "fails on one seed"
+        for what, holds in there.items():
+            metric, word = f"{levels}, in feature distance", "holds on one seed" if holds else "fails on one seed"
             if len(value) < EPOCHS:
                 metric, word = f"too few epochs, {len(value)}", "undecided"
-            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [run], "")
+            elif drop < DROP * value[0]:
+                metric, word = f"no drop to judge: {metric}", "undecided"
+            found = Gain(math.nan, math.nan, math.nan, math.nan, 1)
+            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [runs[layout]], "")
             row[CLAIM_COLUMNS.index("verdict")] = word
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
-WORDS = (*VERDICTS[:4], "higher", "higher on one seed", "lower", "lower on one seed", *VERDICTS[4:])
+WORDS = [*VERDICTS]
+WORDS[4:4] = ["higher", "higher on one seed", "lower", "lower on one seed"]  # where no paper claims anything
+CLAIM = ["item", "claim", "setting"]
+
+
+def once(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of claims() that count: of each claim the first metric, and each comparison once.
+
+    Where several tables make one comparison, that with most pairs of runs counts, of equal ones the last.
+    """
+    each = found.drop_duplicates(CLAIM)
+    of = each[each.comparison != ""].sort_values("pairs", kind="stable").drop_duplicates("comparison", keep="last")
+    return each[(each.comparison == "") | each.index.isin(of.index)]
 
 
 def counted(found: pd.DataFrame) -> str:
-    """How many claims have which verdict, each counted once, by its first metric."""
-    each = found.drop_duplicates(["item", "claim", "setting"]).verdict
+    """How many comparisons have which verdict, as once() has them."""
+    each = once(found).verdict
     return ", ".join(f"{word}: {(each == word).sum()}" for word in WORDS if (each == word).any())
+
+
+def in_full(row) -> str:
+    """A verdict with what is to be said of the printed size, of a row of claims()."""
+    sizes = {"printed size inside": "printed size inside the interval", "": ""}
+    return ", ".join(filter(None, [row.verdict, sizes.get(row.size_, f"{row.size_} than printed")]))
+
+
+def elsewhere(row) -> str:
+    """Which tables make the comparison of a row of claims() too, as a sentence, or ""."""
+    others = comparisons(row.profile).get(row.comparison, {}) if row.comparison else {}
+    more = {item: pairs for item, pairs in others.items() if item != row.item and pairs >= row.pairs}
+    parts = [
+        short(item) + (f", of {n} pairs of runs, which counts" if n > row.pairs else "") for item, n in more.items()
+    ]
+    return f" The same comparison as in {' and '.join(parts)}." if parts else ""
 
 
 def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
@@ -252,18 +313,22 @@ def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
     title, kind = ITEMS[item].title, "comparison" if item.startswith("X") else "claim"
     if found.empty:
         return "\n".join([f"{title}. It claims no number.", *more])
+    found = found.rename(columns={"size": "size_"})  # a row of pandas has a size of its own
     each = found.groupby(["claim", "setting"], sort=False)
     data = " and ".join(dict.fromkeys(d for d in found.data if d))
     kind += "s" * (each.ngroups > 1)
-    lines = [f"{title}. {each.ngroups} {kind}, on {data or 'no data'}: {counted(found)}."]
+    decides = " by rank-1" if "rank1" in set(found.metric) else ""
+    lines = [f"{title}. {each.ngroups} {kind}, on {data or 'no data'}{decides}: {counted(found)}."]
     several = found.setting.nunique() > 1
     for (words, setting), group in each:
-        if group.verdict.iloc[0] != "not measured":
-            parts = "; ".join(spoken(row) for row in group.itertuples())
-            lines.append(f"- [{group.verdict.iloc[0]}] {words}{f' ({setting})' if several else ''}. {parts}.")
+        first, *others = group.itertuples()
+        if first.verdict != "not measured":
+            parts = [spoken(first), *(spoken(row, first.verdict) for row in others)]
+            name = f"{words}{f' ({setting})' if several else ''}"
+            lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{elsewhere(first)}")
     if missing := not_measured(found):
         lines.append(f"- [not measured] {'; '.join(missing)}.")
-    return "\n".join([*lines, *[""] * bool(more), *more])
+    return "\n".join([*lines, *[""] * bool(more), "\n\n".join(more)]).rstrip()
 
 
 def not_measured(found: pd.DataFrame) -> list[str]:
@@ -276,13 +341,123 @@ def not_measured(found: pd.DataFrame) -> list[str]:
     return left
 
 
-def spoken(row) -> str:
-    """One metric of a claim: measured with interval and spread, printed."""
+def spoken(row, first: str = "") -> str:
+    """One metric of a claim: measured with interval and spread, printed, and its verdict where `first` is another."""
     pairs = f" over {row.pairs:.0f} pairs of runs" if row.pairs > 1 else ""
     found = f"{spread(row.gain, row.sd, 1, '+')}{pairs}{between(row.low, row.high)}"
-    return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + (
-        "" if pd.isna(row.printed) else f", printed {row.printed:+.2f}"
+    printed = "" if pd.isna(row.printed) else f", printed {fixed(row.printed, 2, '+')}"
+    own = f" (by itself: {row.verdict})" if first not in ("", row.verdict) else ""
+    return f"{NAMES.get(row.metric, row.metric)} {found}".strip() + printed + own
+
+
+def learned(runs: Rows) -> pd.DataFrame:
+    """How far the classifiers of each row have come: row, data, end, guess, people; of runs with an identity loss.
+
+    end: identity loss of the last epoch, in nats a classifier (a part network has one for each stripe), mean over
+    runs; guess: what equal odds for all training people cost, ln of their number.
+    """
+    found = []
+    for row, group in runs.items():
+        for run in group:
+            e = run.experiment
+            if e.epochs and "id" in e.losses:
+                classifiers = sum(part.stripes for part in e.parts) or 1
+                end = run.history["id"].iloc[-1] / (classifiers if e.over_parts == "sum" else 1)
+                found.append((row, e.data, end, people(run)))
+    frame = pd.DataFrame(found, columns=["row", "data", "end", "people"])
+    frame = frame.groupby(["row", "data"], sort=False, as_index=False).mean()
+    return frame.assign(guess=[math.log(n) for n in frame.people])
+
+
+def people(run: Run) -> int:
+    """How many people a run was trained on: the rows of its classifiers."""
+    with safe_open(run.folder / "model.safetensors", "pt") as file:
+        name = next(name for name in file.keys() if name.endswith("classifier.weight"))  # noqa: SIM118
+        return file.get_slice(name).get_shape()[-2]
+
+
+BEGUN = 0.9  # of the loss of a guess: a classifier above has hardly begun to learn
+
+
+def unlearned(runs: Rows) -> list[str]:
+    """A sentence on the rows whose classifiers have hardly begun to learn; [] where all have."""
+    each, parts = learned(runs), []
+    for (data, n, guess), of in each[each.end > BEGUN * each.guess].groupby(["data", "people", "guess"], sort=False):
+        ends = ", ".join(f"{r.row} {r.end:.2f}" for r in of.itertuples())
+        parts.append(f"on {data}, where a guess costs ln {n:.0f} = {guess:.2f}: {ends}")
+    if not parts:
+        return []
+    return [
+        f"The identity loss of a classifier has hardly begun to fall at the end of training {'; '.join(parts)}. A "
+        "difference to such a row says first of all which of the two learns in so short a training."
+    ]
+
+
+def row_figure(item: str, runs: Rows, made: pd.DataFrame, protocol: str = MAIN_PROTOCOL) -> Figure:
+    """The rows of a table under one protocol: levels beside chance, and differences with their intervals.
+
+    Args: made: table() of the same runs.
+    """
+    groups = under(runs, protocol)
+    each = every_run(groups, protocol)
+    ahead = made[(made.protocol == protocol) & made.metric.isin(CLAIMED)]
+    lowest = 100 * chance(next(iter(groups.values()))[0], protocol)
+    data = next(iter(groups.values()))[0].experiment.data
+    title = f"{short(item)} on {data}: {protocol}"
+    return plots.rows(each[each.metric.isin(CLAIMED)], ahead, lowest[list(CLAIMED)], title)
+
+
+def facts_line(experiment: Experiment) -> str:
+    """What a number may depend on besides the experiment, in one line."""
+    of = environment(experiment)
+    versions = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
+    commit = f"commit {of['commit']}" if of["commit"] else "no commit known"
+    return f"{of['device']}, {of['threads']} threads, {of['precision']}; {versions}; {commit}"
+
+
+def gained(made: pd.DataFrame, row: str, setting: str = "all", metric: str = "rank1") -> str:
+    """The measured difference of a row of table() with its interval and the row that it is to, as text."""
+    of = made[(made.row == row) & (made.setting == setting) & (made.metric == metric) & made.difference.notna()]
+    if of.empty:
+        return "not measured"
+    r = of.iloc[0]
+    return f"{fixed(r.difference, 1, '+')}{between(r.difference_low, r.difference_high)} over {r.over}"
+
+
+def level(made: pd.DataFrame, row: str, setting: str = "all", metric: str = "rank1") -> str:
+    """The measured value of a row of table(), as text."""
+    of = made[(made.row == row) & (made.setting == setting) & (made.metric == metric) & made.measured.notna()]
+    return "not measured" if of.empty else fixed(of.measured.iloc[0])
+
+
+def together(runs: Rows, both: str, first: str, second: str, base: str, protocol: str = MAIN_PROTOCOL) -> str:
+    """Whether two changes of a system help each other: the gain of both less the sum of their gains, as a sentence."""
+    groups = under(runs, protocol)
+    pairs = [[groups.get(row, []) for row in pair] for pair in ((both, first), (second, base))]
+    upper, lower = (differences(*pair, protocol).reset_index(drop=True) for pair in pairs)
+    if upper.empty or len(upper) != len(lower):
+        return "Whether they help each other is not measured."
+    keys = ["pid", "seed", "split"]  # both tables are in the order of seeds and queries
+    each = pd.concat([(upper[METRICS] - lower[METRICS]), upper[keys]], axis=1)
+    found = gains(each)["rank1"]
+    words = {"holds": "they help each other", "fails": "they take from each other"}
+    word = words.get(verdict(found).split(" on ")[0], "whether they help each other is undecided")
+    return (
+        f"The gain of both less the sum of their gains: {fixed(found.gain, 1, '+')}{between(*found[1:3])}, so {word}."
     )
+
+
+def answers(*texts: str) -> str:
+    """Answers to the quick questions of a notebook as Markdown that a click opens."""
+    return folded("Answers", "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1)))
+
+
+def one_gallery(runs: Rows, protocol: str) -> str:
+    """A sentence where all draws of a gallery are the same one, since there are only as many images as shots; or ""."""
+    trials = [r.trials(protocol) for group in under(runs, protocol).values() for r in group]
+    if not trials or any(len(t) < 2 or len(t[METRICS].drop_duplicates()) > 1 for t in trials):
+        return ""
+    return f"Under {protocol} all {len(trials[0])} draws give the same gallery: there are no more images than shots."
 
 
 def lambda_sentence(rank1: pd.DataFrame) -> str:
@@ -427,13 +602,13 @@ def facts(of: Gathered) -> pd.DataFrame:
 
 def by_chance(found: pd.DataFrame) -> str:
     """How many of the claims' intervals leave 0 out, and how many would if no system differed from any other."""
-    each = found.drop_duplicates(["item", "claim", "setting"])
+    each = once(found)
     each = each[each.low.notna()]
     out = int(((each.low > 0) | (each.high < 0)).sum())
     return (
-        f"{len(each)} differences were tested, each with a 95 % interval. If no system differed from any other, about "
-        f"{(1 - LEVEL) * len(each):.1f} of the intervals would leave 0 out; {out} do. "
-        "Rows are shared between tables, so these are not independent of each other."
+        f"{len(each)} different comparisons were made, each with a 95 % interval. If no system differed from any "
+        f"other, about {(1 - LEVEL) * len(each):.1f} of the intervals would leave 0 out; {out} do. "
+        "A comparison that two tables make counts once; rows are shared all the same, so these are not independent."
     )
 
 
@@ -465,25 +640,55 @@ def files(item: str, folder: Path) -> str:
 
 def overview(found: pd.DataFrame):
     """All measured claims as one table for a page: a line a claim, with a link to the notebook that shows it."""
-    keys, rows, found = ["item", "claim", "setting"], [], found[found.verdict != "not measured"]
-    for (item, words, setting), group in found.groupby(keys, sort=False):
-        first, more = group.iloc[0], group.iloc[1:]
+    rows, found = [], found[found.verdict != "not measured"].rename(columns={"size": "size_"})
+    counts = once(found)
+    where_counted = counts[counts.comparison != ""].set_index("comparison").item
+    for (item, words, setting), group in found.groupby(CLAIM, sort=False):
+        first, *more = group.itertuples()
         many = (found.item == item) & (found.claim == words)
         where = f" ({setting})" if found[many].setting.nunique() > 1 else ""
         measured = spread(first.gain, math.nan, 1, "+") + between(first.low, first.high)
         link = f'<a href="{ITEMS[item].notebook}.ipynb">{short(item)}</a>'
-        seeds_ = "" if first.pairs < 2 else f"{first.sd:.1f} ({first.pairs:.0f})"
-        others = [f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more.itertuples()]
+        seeds_ = "" if first.pairs < 2 else f"{fixed(first.sd)} ({first.pairs:.0f})"
+        others = [f"{spread(r.gain, math.nan, 1, '+')} {r.verdict}".strip() for r in more]
         words, metric = html.escape(words + where), NAMES.get(first.metric, first.metric)
         before = spread(first.printed, math.nan, 1, "+")
-        rows.append([link, words, metric, before, measured, seeds_, first.verdict, ", ".join(others)])
-    colours = {"holds": plots.RIGHT, "fails": plots.WRONG}
-    columns = ["of", "claim", "metric", "printed", "measured", "sd over pairs", "verdict", "by mAP"]
+        word = first.verdict
+        if first.Index not in counts.index:
+            word = f"counted in {short(where_counted[first.comparison])}"
+        rows.append([link, words, metric, before, measured, first.size_, seeds_, word, ", ".join(others)])
+    colours = {"holds": plots.RIGHT, "higher": plots.RIGHT, "fails": plots.WRONG, "lower": plots.WRONG}
+    columns = ["of", "claim", "metric", "printed", "measured", "size", "sd over pairs", "verdict", "by mAP"]
     style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
     style = style.map(lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"])
+    style = style.set_table_attributes('style="font-size: 85%"')
     one_line = "text-align: left; vertical-align: top; white-space: nowrap"
-    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2)}  # claim, metric
+    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2, 8)}
     return style.set_table_styles([{"selector": s, "props": css} for s, css in styles.items()])
+
+
+MAIN_TABLES = {"S1": "S1.T3", "S2": "S2.T3"}  # the claims of a paper that its whole story hangs on
+
+
+def did_it_hold(found: pd.DataFrame, paper: str) -> str:
+    """Two sentences, Markdown: how many claims of a paper hold here, and its main ones with their numbers."""
+    of = found[found.item.str.startswith(paper)]
+    rank1 = once(of)
+    rank1 = rank1[rank1.verdict != "not measured"]
+    if rank1.empty:
+        return f"No claim of {paper} was measured."
+    out = (of.drop_duplicates(CLAIM).verdict == "not measured").sum()
+    main = of[(of.item == MAIN_TABLES[paper]) & (of.metric == "rank1") & (of.protocol == MAIN_PROTOCOL)]
+    parts = [
+        f"{r.claim} {spread(r.gain, math.nan, 1, '+')}{between(r.low, r.high)}, printed {fixed(r.printed, 1, '+')} "
+        f"(**{in_full(r)}**)"
+        for r in main.rename(columns={"size": "size_"}).itertuples()
+    ]
+    return (
+        f"Of {len(rank1)} comparisons that {paper} claims and that are measured here, each counted once, the verdicts "
+        f"are: **{counted(rank1)}** ({out} more are of systems or data that nobody measures here). "
+        f"The main ones in percent points of rank-1: {'; '.join(parts) or 'not measured'}."
+    )
 
 
 def short(item: str) -> str:
