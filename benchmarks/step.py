@@ -99,7 +99,7 @@ def steps(name: str, made: Experiment, device: str, repeats: int, rate: float) -
     theirs = plain(x, labels.to(device), modality.to(device))
     if not torch.allclose(first, theirs, rtol=0.1, atol=0.05):
         raise RuntimeError(f"{name}: losses of the first step disagree: {first.tolist()} and {theirs.tolist()}")
-    precision = "bf16" if train.is_bf16(ours.experiment, device) else "float32"
+    precision = ours.experiment.precision
 
     def limit(ms: float) -> str:
         done = flops.get_total_flops() / (ms / 1000)

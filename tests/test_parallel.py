@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from vtlib import parallel, train
+from vtlib import device, parallel, train
 from vtlib.config import experiment
 from vtlib.losses import LOSSES
 from vtlib.runs import Run
@@ -45,7 +45,7 @@ def one_step(made, sync_bn=True):
     parts = {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
     step = train.Step(made, parts, "cpu")
     images, labels, modality = batch(made)
-    own, everyone = parallel.deal(len(labels), P)
+    own, everyone = parallel.rows_of_process(len(labels), P)
     net.train()
     terms = step(images[own], modality[own], labels[everyone], modality[everyone])
     grads = {n: p.grad for part in (net, losses) for n, p in part.named_parameters() if p.grad is not None}
@@ -114,7 +114,7 @@ def test_without_sync_bn_each_process_normalises_by_its_own_rows(two, case, monk
     each = np.arange(2 * P * K).reshape(2, P, K)
     rows[:] = [each[:, i::2].ravel() for i in (0, 1)]
     monkeypatch.setattr(parallel, "wrap", in_halves)
-    monkeypatch.setattr(parallel, "deal", lambda n, p: (np.arange(n), np.concatenate(rows)))
+    monkeypatch.setattr(parallel, "rows_of_process", lambda n, p: (np.arange(n), np.concatenate(rows)))
     terms, grads, _ = one_step(made, sync_bn=False)
     for found in two:
         close(found[case, False][0], terms, "losses")
@@ -124,7 +124,7 @@ def test_without_sync_bn_each_process_normalises_by_its_own_rows(two, case, monk
 
 
 def test_alone_everything_is_the_identity():
-    own, everyone = parallel.deal(12, 3)
+    own, everyone = parallel.rows_of_process(12, 3)
     assert own.tolist() == everyone.tolist() == list(range(12))
     net = torch.nn.BatchNorm1d(3)
     assert parallel.wrap(net, "cpu", True) is net and type(net) is torch.nn.BatchNorm1d
@@ -135,10 +135,11 @@ def test_alone_everything_is_the_identity():
 
 def test_identities_that_cannot_be_dealt_are_named(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 3)
+    monkeypatch.setattr(device, "world", lambda: 3)
     with pytest.raises(ValueError, match="identities_per_batch=4 cannot be dealt to 3 processes"):
-        parallel.deal(16, 4)
+        parallel.rows_of_process(16, 4)
     with pytest.raises(ValueError, match="device=cuda:1: of several processes"):
-        train.pick_device("cuda:1")
+        device.pick("cuda:1")
 
 
 def test_more_processes_than_gpus_are_named(monkeypatch):

@@ -70,7 +70,7 @@ def test_shapes(parts):
 
 def test_logits_of_the_heads_stand_one_after_another():
     made = net(S2).eval()
-    out, maps_ = made(IMAGES, MODALITY), made.shared(made.stage1(IMAGES, MODALITY))
+    out, maps_ = made(IMAGES, MODALITY), made.shared(made.streams(IMAGES, MODALITY))
     torch.testing.assert_close(out.logits, torch.cat([h(maps_)[2] for h in made.heads], 1))
 
 
@@ -340,7 +340,7 @@ def test_maps_are_bf16_under_autocast_and_what_is_pooled_and_the_losses_float32(
     made = experiment("quick", method, pooling=pooling)
     network = train.make_net(made, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert network.shared(network.stage1(IMAGES, MODALITY)).dtype == torch.bfloat16
+        assert network.shared(network.streams(IMAGES, MODALITY)).dtype == torch.bfloat16
         out = network(IMAGES, MODALITY)
     tensors = [*out.pooled, *(x for x in out.local if x is not None), out.features, out.logits]
     assert {x.dtype for x in tensors} == {torch.float32}

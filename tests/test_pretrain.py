@@ -62,7 +62,7 @@ def test_a_start_is_made_says_how_and_both_streams_begin_with_it(small, tmp_path
         assert torch.equal(stream[4][0].conv2.weight, state["layer1.0.conv2.weight"])
         assert torch.equal(stream[1].running_mean, state["bn1.running_mean"])
     assert torch.equal(net.shared[2][0].conv1.weight, state["layer4.0.conv1.weight"])
-    assert not torch.equal(state["conv1.weight"], train.make_net(small, 5).specific[0][0].weight)  # it has learned
+    assert not torch.equal(state["conv1.weight"], train.make_net(small, 5).shared[0].weight)  # it has learned
     assert launch.main(["weights", "describe", "thin", str(file)]) == 0 and text in capsys.readouterr().out
 
 
@@ -122,7 +122,7 @@ def test_wrong_calls_are_one_sentence(home, tmp_path, capsys, call, sentence):
 
 
 def test_one_stream_reads_both_modalities_with_the_same_weights():
-    net = train.make_net(experiment("quick", "baseline", one_stream=True), 5).eval()
+    net = train.make_net(experiment("quick", "baseline", specific_stages=0), 5).eval()
     x = torch.randn(2, 3, 96, 48)
     both = [net(x, torch.full((2,), m)).features for m in (0, 1)]
     assert torch.equal(*both) and not any(name.startswith("specific.1") for name in net.state_dict())

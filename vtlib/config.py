@@ -3,13 +3,13 @@
 import hashlib
 import inspect
 import json
-from math import lcm
+from math import isfinite, lcm
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from . import pml
+from . import device, pml
 from .losses import LOSSES
 from .methods import METHODS, RECIPES
 from .names import unknown
@@ -29,18 +29,20 @@ class Part(BaseModel):
 
 
 Option = bool | float | str
+LAYOUTS = ("sysu", "regdb", "folder")
 
 
 class Experiment(BaseModel):
     """One training and its evaluation. Make one with `experiment(profile, method, ...)`, which fills in defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     profile: Literal["quick", "cpu", "gpu", "paper"]
     method: str = "custom"  # a name of methods.METHODS, or your own
     device: str = "auto"  # auto: the first GPU if there is one; or cpu, cuda, cuda:1, ...
-    seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # of the maps in training; auto: bf16 where it is native
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Literal["float32", "bf16"] = "bf16"  # of the maps in training; left out, or "auto": bf16 where the
+    # device of this machine computes it itself, so that one experiment is one precision everywhere
     compile: bool = False  # the stages by torch.compile: slower on the processor it was measured on
     sync_bn: bool = True  # several processes: BN over the global batch, so that their number changes no result
 
@@ -56,7 +58,8 @@ class Experiment(BaseModel):
     # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"
     weights: str = "none"  # none, synvt (pretrain.py), imagenet, or a file
-    one_stream: bool = False  # stage 0 and 1 shared too, as in the one-stream network of Wu et al. 2017
+    specific_stages: Literal[0, 1, 2, 3] = 2  # how many stages each modality has of its own: 2 in S1, S2 and HC-Tri,
+    # 1 (conv1 and bn1) in the AGW family, 3 in MMD-ReID, 0 in the one-stream network of Wu et al. 2017
     attention: bool
     attention_reduction: int = Field(1, ge=1)  # open: width of B and C is divided by this
     pooling: Literal["gem", "avg"] = "gem"
@@ -94,13 +97,20 @@ class Experiment(BaseModel):
     # evaluation
     trials: int = Field(10, ge=1, le=10)  # SYSU-MM01 galleries; a single one is never a result
 
+    @field_validator("device")
+    @classmethod
+    def _device_has_a_name(cls, name: str) -> str:
+        return device.check_name(name)
+
     @model_validator(mode="after")
     def _losses_exist(self):
+        if not self.losses:
+            raise ValueError(f"losses is empty: name at least one of {', '.join(LOSSES)}, with its weight")
         for name, term in self.losses.items():
             options = {k: v for k, v in term.items() if k != "weight"}
             pml.check(name, options) if pml.is_theirs(name) else check_options(name, options)
-            if not isinstance(term.get("weight"), float):
-                raise ValueError(f"loss {name} needs a weight, a number: losses.{name}.weight=1.0")
+            if not isinstance(weight := term.get("weight"), float) or isinstance(weight, bool) or not isfinite(weight):
+                raise ValueError(f"loss {name} needs a weight, a finite number: losses.{name}.weight=1.0")
         return self
 
     @model_validator(mode="after")
@@ -192,12 +202,15 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
     if method not in METHODS:
         raise ValueError(unknown("method", method, METHODS))
     dataset = overrides.get("dataset", "sysu")
+    if not isinstance(dataset, str) or dataset not in LAYOUTS:
+        raise ValueError(f"dataset: {unknown('layout', dataset, LAYOUTS)}")
     entry = dict(METHODS[method])
-    recipe = RECIPES[entry.pop("recipe")]
-    recipe = recipe.get(dataset, {}) if profile == "paper" and isinstance(dataset, str) else {}
+    recipe = RECIPES[entry.pop("recipe")].get(dataset if profile == "paper" else profile, {})
     fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **entry}
-    if isinstance(dataset, str) and dataset in DATA[profile]:
+    if dataset in DATA[profile]:
         fields["data"] = DATA[profile][dataset]
+    elif not overrides.get("data"):
+        raise ValueError(f"data: the layout {dataset!r} has no set of its own: name one, as data=PATH (data/README.md)")
     if dataset != "sysu":
         fields |= {"validation_identities": VALIDATION[profile], "train_on": "train"}
     return build(fields, recipe | overrides)
@@ -206,11 +219,14 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
 def parameters(wanted: Experiment) -> dict[str, Any]:
     """What makes this very experiment: profile, method, dataset, seed, and `overrides`, the fields that differ.
 
-    `of_parameters` gives it back; nested names with dots.
+    The precision is always among them: the machine that makes the run may have another one of its own.
+    `of_parameters` gives the experiment back; nested names with dots.
     """
     given = {name: getattr(wanted, name) for name in ("profile", "method", "dataset", "seed")}
-    plain = experiment(**given).model_dump(mode="json")
-    return given | {"overrides": difference(wanted.model_dump(mode="json"), plain)}
+    plain = experiment(**given, data=wanted.data).model_dump(mode="json")
+    named = {} if wanted.data == DATA[wanted.profile].get(wanted.dataset) else {"data": wanted.data}
+    differing = difference(wanted.model_dump(mode="json"), plain)
+    return given | {"overrides": differing | named | {"precision": wanted.precision}}
 
 
 def of_parameters(given: dict[str, Any]) -> Experiment:
@@ -250,11 +266,31 @@ def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
             if not isinstance(target, dict):
                 raise ValueError(f"{name.rpartition('.')[0]} is a value, not a group of values: {name} cannot be set")
         target[last] = value
+    if bad := not_finite(fields):
+        raise ValueError(f"{bad} must be a finite number")
+    if fields.get("precision", "auto") == "auto" and isinstance(fields.get("device", "auto"), str):
+        fields["precision"] = device.native_precision(fields.get("device", "auto"))
     try:
         return Experiment(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(p) for p in first["loc"][:3])
         text = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
+        given = "" if first["type"] in ("missing", "value_error") else f" (given: {shortened(first['input'])})"
         raise ValueError(f"{where}: {text}{given}" if where else text) from None
+
+
+def not_finite(fields: dict[str, Any], prefix: str = "") -> str:
+    """The dotted name of a number that is NaN or infinite; "" where there is none."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and (found := not_finite(value, f"{prefix}{name}.")):
+            return found
+        if isinstance(value, float) and not isfinite(value):
+            return prefix + name
+    return ""
+
+
+def shortened(value: Any) -> str:
+    """A value as an error's sentence shows it: one line, not longer than a reader wants."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,7 @@
-"""The networks of both papers: modality-specific stage 0 and 1, a shared trunk, and a BN neck or heads of stripes."""
+"""The networks of both papers: first stages once per modality, a shared trunk, and a BN neck or heads of stripes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import stripes_do_not_fit
-from .files import data_root
+from .files import data_root, user_path
 from .losses import at_least_single, beside
 
 
@@ -53,7 +54,11 @@ class PositionAttention(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling (B, C, H, W) -> (B, C): mean(x^p)^(1/p). Source: Radenovic et al. 2018, Eq. 3."""
+    """Generalised-mean pooling (B, C, H, W) -> (B, C): mean(x^p)^(1/p). Source: Radenovic et al. 2018, Eq. 3.
+
+    differs: public code adds 1e-12 under the root, which is a floor of 1e-4 for p = 3 and of 0.063 for p = 10; the
+    formula has none, nor has this.
+    """
 
     def __init__(self, p: float):
         super().__init__()
@@ -131,7 +136,7 @@ def weights_file(name: str, weights: str) -> Path | None:
     if weights in ("none", "imagenet"):
         return None
     if weights != "synvt":
-        return Path(weights)
+        return user_path(weights, "weights")
     shipped = SHIPPED / f"synvt_{name}.safetensors"
     return shipped if shipped.is_file() else data_root() / "weights" / shipped.name
 
@@ -168,28 +173,84 @@ def load_backbone(name: str, weights: str) -> nn.Module:
 
 
 def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
-    """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing."""
+    """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing.
+
+    The state may lie in the file as `state_dict`, `model` or `net`, beside numbers of its training, and its names may
+    begin with `module.` or `backbone.`. A batch normalisation's counter of batches may be missing.
+    Raises: ValueError naming the file where it is broken, holds no state dict or does not fit; FileNotFoundError.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state: Mapping[str, Tensor] = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = without_prefix(state_dict_of(read_weights(path), path))
     own = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
-    if wrong:
-        raise ValueError(f"weights file {path} does not fit {name}: {wrong[0]} is missing or has another shape")
-    net.load_state_dict({k: state[k] for k in own}, strict=False)
+    needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}
+    for k, v in needed.items():
+        if k not in state or state[k].shape != v.shape:
+            has = f"has {tuple(state[k].shape)}, not {tuple(v.shape)}" if k in state else "is missing"
+            begins = ", ".join(list(state)[:3])
+            raise ValueError(f"weights file {path} does not fit {name}: {k} {has} (its names begin with {begins})")
+        if not torch.isfinite(state[k]).all():
+            raise ValueError(f"weights file {path} has NaN or infinite values in {k}: take another file")
+    net.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
     return net
 
 
-class TwoStreamNet(nn.Module):
-    """Two-stream ResNet: stage 0-1 (and attention) once per modality, all that follows shared.
+def read_weights(path: Path) -> object:
+    """What a .safetensors or torch file holds, NumPy numbers included; no code in it is run."""
+    repair = "save the network's state_dict() with torch.save or safetensors"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-    Behind stage 4 either pooling and a BN neck, or part heads (stripes, width, share), whose L2-normalised features
-    stand side by side in the retrieval feature, each times its share (S2: 0.6 and 0.4).
+            return load_file(path)
+        with torch.serialization.safe_globals(numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds for a broken file
+        why = "it is empty" if not path.stat().st_size else (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "Unsupported" in why or "weights_only" in why.lower() or "WeightsUnpickler" in why:
+            why = "it holds more than tensors and numbers, such as a whole network"
+        raise ValueError(f"weights file {path} cannot be read ({why}): {repair}") from error
+
+
+def numpy_scalars() -> list:
+    """What a file needs in order to hold NumPy numbers, such as a best mAP, beside its tensors."""
+    import numpy as np
+
+    kinds = {type(np.dtype(c)) for c in "?bhilqBHILQefdgSU"}
+    return [np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.dtype, np.ndarray, *kinds]
+
+
+def state_dict_of(found: object, path: Path) -> dict[str, Tensor]:
+    """The tensors by name in what a weights file holds; those of `state_dict`, `model` or `net` where it has one."""
+    for key in ("state_dict", "model", "net"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if isinstance(found, nn.Module) or not isinstance(found, Mapping):
+        raise ValueError(f"weights file {path} holds a {type(found).__name__}, not a state dict of names and tensors")
+    state = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+    if not state:
+        keys = ", ".join(map(str, list(found)[:5])) or "nothing"
+        raise ValueError(f"weights file {path} holds no state dict of names and tensors, but {keys}")
+    return state
+
+
+def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as a ResNet has them: what stands before `conv1.weight` is cut off where all stages stand behind it."""
+    for name in state:
+        prefix = name.removesuffix("conv1.weight")
+        if name.endswith("conv1.weight") and f"{prefix}bn1.weight" in state and "layer" not in prefix:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return state
+
+
+class TwoStreamNet(nn.Module):
+    """Two-stream ResNet: the first stages (and attention behind stage 1) once per modality, all that follows shared.
+
+    specific_stages is where it is cut. 2: stage 0 (conv1, bn1) and stage 1 per modality, as S1, S2 and HC-Tri have it;
+    1: stage 0 alone, as AGW and what builds on it; 3: stages 0 to 2, as MMD-ReID; 0: one stream for both modalities, as
+    in the one-stream network of Wu et al. 2017. Behind stage 4 either pooling and a BN neck, or part heads (stripes,
+    width, share), whose L2-normalised features stand side by side in the retrieval feature, each times its share (S2:
+    0.6 and 0.4).
     Source: S1 section 3.1 and Figure 1, S2 section 3.1 and Figure 2; neck: Luo et al. 2019. open: last stride 1, GeM
     pooling with p = 3, S2's features normalised before their shares.
     """
@@ -205,16 +266,18 @@ class TwoStreamNet(nn.Module):
         gem_p: float = 3.0,
         last_stride: int = 1,
         parts: Sequence[tuple[int, int, float]] = (),
-        one_stream: bool = False,
+        specific_stages: int = 2,
     ):
         super().__init__()
-        first, *others = streams = [load_backbone(backbone, weights) for _ in range(2 - one_stream)]
+        first, *others = nets = [load_backbone(backbone, weights) for _ in range(2 if specific_stages else 1)]
         for other in others:
             other.load_state_dict(first.state_dict())  # both streams start alike, also without weights
-        self.specific = nn.ModuleList(specific_stages(net, attention, attention_reduction) for net in streams)
         if last_stride == 1:
             remove_stride(first.layer4[0])
-        self.shared = nn.Sequential(first.layer2, first.layer3, first.layer4)
+        of_nets = [stages(net, attention, attention_reduction) for net in nets]
+        cut = specific_stages
+        self.specific = nn.ModuleList(nn.Sequential(*chain(*of_net[:cut])) for of_net in of_nets if cut)
+        self.shared = nn.Sequential(*chain(*of_nets[0][cut:]))
         pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         channels = first.fc.in_features
         self.num_classes, self.shares = num_classes, [share for _, _, share in parts]
@@ -233,9 +296,15 @@ class TwoStreamNet(nn.Module):
         On a GPU leave modality on the CPU: nothing then waits. Under autocast the maps are of low precision, all that
         is pooled from them is float32.
         """
-        maps = self.shared(self.stage1(images, modality))  # (B, D, h, w)
+        maps = self.shared(self.streams(images, modality))  # (B, D, h, w)
         with torch.autocast(maps.device.type, enabled=False):
             return self.embed(images, maps)
+
+    def fresh_parameters(self) -> list[nn.Parameter]:
+        """What no weights of a backbone fill: attention, and all behind stage 4."""
+        attention = [m for m in self.modules() if isinstance(m, PositionAttention)]
+        behind = [self.heads] if self.heads else [self.neck, self.classifier]
+        return [p for module in (*attention, *behind) for p in module.parameters()]
 
     def embed(self, images: Tensor, maps: Tensor) -> Output:
         """Pooling, neck or part heads, classifiers."""
@@ -250,10 +319,10 @@ class TwoStreamNet(nn.Module):
         weighted = [share * F.normalize(x, dim=1) for share, x in zip(self.shares, whole, strict=True)]
         return Output(whole, local, torch.cat(weighted, 1), torch.cat(logits, 1))
 
-    def stage1(self, images: Tensor, modality: Tensor) -> Tensor:
-        """The modality-specific part: (B, 3, H, W) -> (B, C, H/4, W/4), rows in the order of the batch."""
-        if len(self.specific) == 1:
-            return self.specific[0](images)
+    def streams(self, images: Tensor, modality: Tensor) -> Tensor:
+        """The modality-specific stages: (B, 3, H, W) -> their maps (B, C, h, w), rows in the order of the batch."""
+        if not self.specific:
+            return images
         order, visible = modality.argsort(stable=True), int((modality == 0).sum())
         sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
         images = images if sorted_already else images[beside(order, images)]
@@ -262,12 +331,13 @@ class TwoStreamNet(nn.Module):
         return maps if sorted_already else maps[beside(order.argsort(), maps)]
 
 
-def specific_stages(net: nn.Module, attention: bool, reduction: int) -> nn.Sequential:
-    """Stage 0 and stage 1 of a ResNet, followed by position attention where asked for."""
+def stages(net: nn.Module, attention: bool, reduction: int) -> list[list[nn.Module]]:
+    """The modules of stages 0 to 4 of a ResNet; position attention, where asked for, ends stage 1."""
     last = net.layer1[-1]
     channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
     tail = [PositionAttention(channels, reduction)] if attention else []
-    return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, *tail)
+    first = [[net.conv1, net.bn1, net.relu, net.maxpool], [net.layer1, *tail]]
+    return [*first, [net.layer2], [net.layer3], [net.layer4]]
 
 
 def remove_stride(block: nn.Module) -> None:

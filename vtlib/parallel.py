@@ -21,26 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .device import local_rank, rank, world
 from .losses import at_least_single
 from .model import Output
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # the others wait while the first makes data, validates and writes
-
-
-def world() -> int:
-    """The number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """The number of this process, from 0; the first one alone writes."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def local_rank() -> int:
-    """The number of this process on its machine: that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def started_by_srun() -> dict[str, str]:
@@ -109,7 +95,7 @@ def first_then_others(call: Callable[[], T]) -> T:
     return made if rank() == 0 else call()
 
 
-def deal(images: int, identities: int) -> tuple[np.ndarray, np.ndarray]:
+def rows_of_process(images: int, identities: int) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of a P x K batch are this process's, and the order in which the gathered batch stands.
 
     Identities go round: the first to process 0, the second to process 1. Raises: ValueError if they do not divide.
@@ -139,7 +125,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_output(out: Output) -> Output:
-    """The network's output for the whole batch, in the order of deal().
+    """The network's output for the whole batch, in the order of rows_of_process().
 
     Every process computes the same losses: summed over them in backward and averaged over them by distributed data
     parallel, the gradient is that of one process with the whole batch.

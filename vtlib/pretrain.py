@@ -17,9 +17,10 @@ from torch import Tensor
 from . import datasets, runs, train
 from . import images as im
 from .config import NOT_HASHED, Experiment, experiment
+from .files import read_json_lines, whole
 from .model import TwoStreamNet
 
-_RECIPE = {"one_stream": True, "weights": "none", "attention": False, "backbone_lr_factor": 1.0, "erase": 0.5}
+_RECIPE = {"specific_stages": 0, "weights": "none", "attention": False, "backbone_lr_factor": 1.0, "erase": 0.5}
 _RECIPE |= {"identities_per_batch": 32, "images_per_identity": 4, "lr": 0.1}
 _RECIPE |= {"epochs": 20, "warmup_epochs": 2, "milestones": (12, 17)}
 STARTS = {  # backbone -> the experiment that trains it: identity loss and batch-hard triplet, one stream for all images
@@ -28,8 +29,7 @@ STARTS = {  # backbone -> the experiment that trains it: identity loss and batch
         "gpu", "baseline", data="synvt_start_full", steps_per_epoch=100, height=192, width=96, **_RECIPE
     ),
 }
-_NAMES = {"specific.0.0": "conv1", "specific.0.1": "bn1", "specific.0.4": "layer1"}
-_NAMES |= {f"shared.{i}": f"layer{i + 2}" for i in range(3)}
+_NAMES = {"shared.0": "conv1", "shared.1": "bn1"} | {f"shared.{i}": f"layer{i - 3}" for i in range(4, 8)}
 
 
 def people(wanted: Experiment) -> tuple[pd.DataFrame, im.Store]:
@@ -53,13 +53,12 @@ def make(backbone: str, target: Path, wanted: Experiment | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     table, store = people(wanted)
     net = train.fit(wanted, table, store.pixels, folder, origin=origin(wanted, store))
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    history = read_json_lines(folder / "history.jsonl", f"delete {folder} and call this again")
     about = {"experiment": wanted.model_dump(mode="json"), "data_digest": store.digest, "history": history}
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".tmp")
     metadata = {k: json.dumps(v) for k, v in (about | runs.environment(wanted)).items()}
-    save_file(as_resnet(net), part, metadata=metadata)
-    part.replace(target)
+    with whole(target) as part:
+        save_file(as_resnet(net), part, metadata=metadata)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return target
 

@@ -4,9 +4,7 @@ A run's folder holds experiment.json, history.jsonl, features.safetensors (test 
 last and atomically, metrics.json: the only sign of "done".
 """
 
-import fcntl
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -14,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,17 +23,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from . import __version__, datasets, evaluate, parallel, synthetic, train
+from . import __version__, datasets, evaluate, parallel, protocols, synthetic, train
+from . import device as devices
 from . import images as im
 from .config import NOT_HASHED, Experiment
-from .files import digest, results_root, write_json
+from .files import digest, lock, read_json, read_json_lines, results_root, whole, write_json
 from .model import TwoStreamNet, weights_file
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
-LEARNS = ("evaluate", "images", "losses", "model", "parallel", "pml", "train")  # the code that a result comes from
+# the files whose code decides a result: what is read, learned, searched and counted
+RESULT_CODE = ("datasets", "device", "evaluate", "images", "losses", "model", "parallel", "pml", "protocols", "train")
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -49,39 +50,49 @@ class Run:
     @cached_property
     def metrics(self) -> dict:
         """metrics.json: protocols (name -> one record a trial), seconds, data_digest, versions, device, commit."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return read_json(self.folder / "metrics.json", repair(self.folder))
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row an epoch, as train.fit wrote it; none of a run of no epochs."""
-        return pd.DataFrame(map(json.loads, (self.folder / "history.jsonl").read_text().splitlines()))
+        return pd.DataFrame(read_json_lines(self.folder / "history.jsonl", repair(self.folder)))
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
-        """Test set: features (N, D) L2-normalised, pid, cam, modality, number, row (N,) in the data's table."""
-        return load_file(self.folder / "features.safetensors")
+        """Test set: features (N, D) L2-normalised, and protocols.columns() of its images, (N,) each."""
+        return read_tensors(self.folder, "features.safetensors")
 
     def trials(self, protocol: str) -> pd.DataFrame:
         """One row a trial (SYSU-MM01) or the direction (RegDB) of a protocol."""
-        if protocol not in self.metrics["protocols"]:
-            raise ValueError(
-                f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(self.metrics['protocols'])}"
-            )
-        return pd.DataFrame(self.metrics["protocols"][protocol])
+        if protocol not in (found := self.metrics["protocols"]):
+            raise ValueError(f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(found)}")
+        return pd.DataFrame(found[protocol])
 
     def queries(self, protocol: str) -> pd.DataFrame:
         """What each test query adds to a protocol's metrics: pid, row in the data's table, METRICS as fractions.
 
-        Made from the stored features and kept for this process. Raises: ValueError where the features no longer give
-        the stored metrics, or for a protocol that the run has not; FileNotFoundError where official galleries need
-        their permutations and the data is not there.
+        Made from the stored features and kept for this process: two tables often share a run. Raises: ValueError where
+        the features no longer give the stored metrics, or for a protocol that the run has not; FileNotFoundError where
+        official galleries need their permutations and the data is not there.
         """
-        self.trials(protocol)
-        return of_queries(self, protocol, (self.folder / "metrics.json").stat().st_mtime_ns)
+        trials = self.trials(protocol)
+        key = self.folder, protocol, (self.folder / "metrics.json").stat().st_mtime_ns
+        if key not in _queries:
+            table = self.embedded(protocols.named(protocol)).queries(protocols.named(protocol), len(trials))
+            if (table[METRICS].mean() - trials[METRICS].mean()).abs().max() > 1e-3:  # rounding may swap two ranks
+                raise ValueError(f"{self.folder}: features.safetensors does not give the {protocol} of metrics.json")
+            _queries[key] = table
+        return _queries[key]
+
+    def embedded(self, search: protocols.Search) -> protocols.Embedded:
+        """The stored features, ready for a search."""
+        wants = search.gallery == "official"
+        path = data_folder(self.experiment.data) / PERMUTATIONS if wants else None
+        return protocols.Embedded(search.layout, self.features, datasets.sysu_permutations(path) if wants else None)
 
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""
-        state = load_file(self.folder / "model.safetensors")
+        state = read_tensors(self.folder, "model.safetensors")
         fresh = self.experiment.but(weights="none")  # the start is overwritten: nothing to download
         classes = next(w.shape[-2] for name, w in state.items() if name.endswith("classifier.weight"))
         net = train.make_net(fresh, classes)
@@ -93,50 +104,58 @@ def load(folder: Path) -> Run:
     """A finished run by its folder. Raises: FileNotFoundError if it is not finished."""
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(f"{folder} is no finished run: it has no metrics.json")
-    return Run(Experiment(**json.loads((folder / "experiment.json").read_text())), folder)
+    return Run(stored_experiment(folder), folder)
 
 
-_queries: dict[tuple, pd.DataFrame] = {}  # of this process: two tables often share a run
+def stored_experiment(folder: Path) -> Experiment:
+    """The experiment of a finished run, whatever version wrote it. Raises: ValueError naming the file."""
+    path = folder / "experiment.json"
+    fields = read_json(path, repair(folder))
+    if "one_stream" in fields:  # until specific_stages came
+        fields["specific_stages"] = 0 if fields.pop("one_stream") else 2
+    if fields.get("precision") == "auto":  # until it was settled before the run
+        fields["precision"] = read_json(folder / "metrics.json", repair(folder)).get("precision", "float32")
+    try:
+        return Experiment(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        why = f"{where}: {first['msg']}"
+        raise ValueError(f"{path} is of another version of this code ({why}): {repair(folder)}") from None
 
 
-def of_queries(run: Run, protocol: str, version: int) -> pd.DataFrame:
-    """Run.queries(), once for each version of the run."""
-    if (key := (run.folder, protocol, version)) in _queries:
-        return _queries[key]
-    f, trials = load_file(run.folder / "features.safetensors"), run.trials(protocol)
-    query, found = search(run, protocol, f)
-    table = evaluate.of_queries(found)
-    if (table.mean() - trials[METRICS].mean()).abs().max() > 1e-3:  # another machine's rounding may swap two ranks
-        raise ValueError(f"{run.folder}: features.safetensors does not give the {protocol} of metrics.json")
-    table.insert(0, "pid", f["pid"][query].numpy())
-    table.insert(1, "row", f["row"][query].numpy())
-    return _queries.setdefault(key, table)
+def repair(folder: Path) -> str:
+    return f"delete the folder {folder}, and the run is made again"
 
 
-def search(run: Run, protocol: str, test: dict[str, Tensor]) -> tuple[Tensor, list[evaluate.Ranked]]:
-    """Which rows of a test set (as Run.features has it) are a protocol's queries, and what they find in each trial."""
-    layout, *setting = protocol.split()
-    if layout == "sysu":
-        (mode, shots, gallery), trials = setting, len(run.trials(protocol))
-        path = data_folder(run.experiment.data) / PERMUTATIONS
-        permutations = datasets.sysu_permutations(path) if gallery == "official" else None
-        system = evaluate.SysuSearch(*(test[c] for c in ("features", "pid", "cam", "number")))
-        found = system.ranked(mode, int(shots.removesuffix("-shot")), gallery, permutations, trials)
-        return torch.from_numpy(system.query), [ranked for ranked, _ in found]
-    if layout == "regdb":
-        sides = [(test["modality"] == m).nonzero()[:, 0] for m in (0, 1)]
-        similarity = evaluate.similarity_matrix(*(test["features"][side] for side in sides))
-        (query, other), similarity = (sides, similarity) if setting == ["v2t"] else (sides[::-1], similarity.T)
-        return query, [evaluate.rank_queries(similarity, test["pid"][query], test["pid"][other])]
-    raise ValueError(f"run {run.experiment.run_id}: single queries are known of sysu and regdb, not of {layout}")
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """A .safetensors file of a run. Raises: ValueError naming the file where it is broken; FileNotFoundError."""
+    try:
+        return load_file(folder / name)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder / name} is missing: {repair(folder)}") from None
+    except Exception as error:  # the library raises a kind of its own
+        raise ValueError(f"{folder / name} cannot be read ({error}): {repair(folder)}") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A .safetensors file, whole or as before."""
+    with whole(path) as part:
+        part.write_bytes(save(tensors, metadata))
+
+
+_queries: dict[tuple, pd.DataFrame] = {}  # of this process
+_digests: dict[tuple, str] = {}  # of this process: the data of each set and size as it was last looked at
 
 
 def chance(run: Run, protocol: str, draws: int = 5) -> pd.Series:
     """METRICS of features that are random numbers, under a run's protocol and on its test set: mean of some draws."""
-    test, tables = load_file(run.folder / "features.safetensors"), []
+    search, trials, tables = protocols.named(protocol), len(run.trials(protocol)), []
+    test = run.embedded(search)
     for seed in range(draws):
-        test["features"] = torch.randn(len(test["pid"]), 256, generator=torch.Generator().manual_seed(seed))
-        tables.append(evaluate.of_queries(search(run, protocol, test)[1])[METRICS].mean())
+        noise = torch.randn(len(test.pids), 256, generator=torch.Generator().manual_seed(seed))
+        drawn = protocols.Embedded(test.layout, {**test.images, "features": noise}, test.permutations)
+        tables.append(drawn.queries(search, trials)[METRICS].mean())
     return pd.DataFrame(tables).mean()
 
 
@@ -160,10 +179,24 @@ def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     if (permutations := root / PERMUTATIONS).is_file():
         facts.update(permutations.read_bytes())
     store = im.Store(store.pixels, facts.hexdigest())
-    return deal(experiment, table), store
+    _digests[place_of_data(experiment)] = store.digest
+    return split_for(experiment, table), store
 
 
-def deal(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+def place_of_data(experiment: Experiment) -> tuple:
+    """What a digest of data is of."""
+    fields = ("data", "dataset", "split", "height", "width")
+    return datasets.data_root(), *(getattr(experiment, name) for name in fields)
+
+
+def data_digest(experiment: Experiment) -> str:
+    """The digest of an experiment's data as this process last looked at it: once, or at each load_data()."""
+    if (place := place_of_data(experiment)) not in _digests:
+        load_data(experiment)
+    return _digests[place]
+
+
+def split_for(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
     """A set's table with the training and validation identities that an experiment wants."""
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
@@ -198,16 +231,19 @@ def is_done(run: Run) -> bool:
 
 
 def is_current(done: Run) -> bool:
-    """Whether a finished run is of these very fields and, where the data is at hand, of this very data."""
-    fields = done.experiment.model_dump(mode="json", exclude=NOT_HASHED)
-    stored = json.loads((done.folder / "experiment.json").read_text())
-    if any(stored.get(k, Experiment.model_fields[k].default) != v for k, v in fields.items()):
+    """Whether a finished run is of these very fields and, where the data is at hand, of this very data.
+
+    The data is looked at once in a process: who changes files of a set while a notebook runs starts its kernel again.
+    """
+    both = done.experiment, stored_experiment(done.folder)
+    wanted, stored = (e.model_dump(mode="json", exclude=NOT_HASHED) for e in both)
+    if wanted != stored:
         return False  # a default has changed since
     try:
         datasets.locate(done.experiment.data)
     except FileNotFoundError:
         return True  # results may travel without their data
-    if load_data(done.experiment)[1].digest != done.metrics["data_digest"]:
+    if data_digest(done.experiment) != done.metrics["data_digest"]:
         return False
     start = start_digest(done.experiment)
     return not start or start == done.metrics.get("start_digest", start)
@@ -220,8 +256,8 @@ def start_digest(experiment: Experiment) -> str:
 
 
 def code_digest() -> str:
-    """sha256 of the files of LEARNS."""
-    return digest((Path(__file__).with_name(f"{name}.py") for name in LEARNS), None)
+    """sha256 of the files of RESULT_CODE."""
+    return digest((Path(__file__).with_name(f"{name}.py") for name in RESULT_CODE), None)
 
 
 def other_code(run: Run) -> str:
@@ -233,38 +269,37 @@ def other_code(run: Run) -> str:
         return ""
     m = run.metrics
     made = f"run {run.experiment.run_id} was made on {m['finished']} at commit {m['commit']}"
-    return f"{made}; the code of its losses, network or training has changed since: delete {run.folder} to train anew"
+    return f"{made}; the code that decides a result has changed since: delete {run.folder} to make it anew"
 
 
 def make(experiment: Experiment, folder: Path) -> None:
     """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
     start, code, p = time.perf_counter(), code_digest(), experiment.identities_per_batch  # before anyone edits it
-    parallel.deal(2 * p, p)  # raises before any work where the identities cannot be dealt
+    devices.pick(experiment.device)
+    parallel.rows_of_process(2 * p, p)  # raises before any work where the identities cannot be dealt
+    table, store = parallel.first_then_others(lambda: load_data(experiment))
+    test, permutations = table[table.split == "test"], permutations_of(experiment)
+    stop_before_work(experiment, table, permutations)
     if parallel.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    table, store = parallel.first_then_others(lambda: load_data(experiment))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
     start_of_net = start_digest(experiment)
     origin = store.digest + start_of_net + experiment.model_dump_json(exclude=NOT_HASHED)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if parallel.rank():
         return
-    test = table[table.split == "test"]
     features = extract(net, test, store)
-    columns = {c: torch.tensor(test[c].to_numpy()) for c in ("pid", "cam", "modality", "number")}
-    rows = torch.tensor(test.index.to_numpy())
-    save_file({"features": features, "row": rows, **columns}, folder / "features.tmp")
-    os.replace(folder / "features.tmp", folder / "features.safetensors")
+    images = protocols.columns(test) | {"features": features}
+    write_tensors(folder / "features.safetensors", images)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    save_file(state, folder / "model.tmp", metadata={"experiment": experiment.model_dump_json()})
-    os.replace(folder / "model.tmp", folder / "model.safetensors")
-    protocols = {name: frame.to_dict("records") for name, frame in protocol_tables(experiment, features, test).items()}
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    write_tensors(folder / "model.safetensors", state, {"experiment": experiment.model_dump_json()})
+    found = protocols.Embedded(experiment.dataset, images, permutations).tables(experiment.trials)
+    history = read_json_lines(folder / "history.jsonl", repair(folder))
     write_json(
         folder / "metrics.json",
         {
             "run_id": experiment.run_id,
-            "protocols": protocols,
+            "protocols": {name: frame.to_dict("records") for name, frame in found.items()},
             "data_digest": store.digest,
             "start_digest": start_of_net,
             "code_digest": code,
@@ -279,47 +314,31 @@ def make(experiment: Experiment, folder: Path) -> None:
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def permutations_of(experiment: Experiment) -> dict | None:
+    """The official galleries of an experiment's data, where it has them. Raises: ValueError for a broken file."""
+    path = data_folder(experiment.data) / PERMUTATIONS
+    return datasets.sysu_permutations(path) if experiment.dataset == "sysu" and path.is_file() else None
+
+
+def stop_before_work(experiment: Experiment, table: pd.DataFrame, permutations: dict | None) -> None:
+    """Raise ValueError, one sentence, where training or evaluation on this data would stop.
+
+    Every search is rehearsed on random features, since evaluation comes last, after hours of training maybe.
+    """
+    place = data_folder(experiment.data)
+    if found := datasets.obstacles(experiment.dataset, table, root=place, train=experiment.epochs > 0):
+        raise ValueError(found[0])
+    if experiment.epochs:
+        train.make_sampler(experiment, table[table.split == "train"])
+    try:
+        protocols.rehearse(experiment.dataset, table[table.split == "test"], permutations, experiment.trials)
+    except ValueError as error:
+        raise ValueError(f"{place}: the test images cannot be searched: {error}") from error
+
+
 def extract(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
     """Features (n, D) of some rows of a table, whose index points into the store."""
     return evaluate.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
-
-
-def protocol_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Every protocol of the experiment's layout, by name: the name says all that a number depends on."""
-    if experiment.dataset == "sysu":
-        return sysu_tables(experiment, features, test)
-    *search, exclude = across(features, test)
-    both = evaluate.both_directions(*search, exclude if exclude.any() else None)
-    return {f"{experiment.dataset} {d}": both[both.direction == d] for d in both.direction}
-
-
-def across(features: Tensor, test: pd.DataFrame) -> tuple[Tensor, np.ndarray, np.ndarray, Tensor]:
-    """All visible and all thermal rows: similarity (V, T), pids of both, and (V, T) the pairs that no search may find.
-
-    Those show one person at one instant, where a table knows it: the pose gives the answer away.
-    """
-    visible, thermal = (np.flatnonzero(test.modality == m) for m in (0, 1))
-    frames, pids = test.frame.to_numpy(), test.pid.to_numpy()
-    known = (frames[visible] != "")[:, None] & (pids[visible][:, None] == pids[thermal])
-    exclude = torch.from_numpy(known & (frames[visible][:, None] == frames[thermal]))
-    similarity = evaluate.similarity_matrix(features[visible], features[thermal])
-    return similarity, pids[visible], pids[thermal], exclude
-
-
-def sysu_tables(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """all / indoor search, official gallery at 1 and (where every set has ten images) 10 shots, community at 1 shot."""
-    search = evaluate.SysuSearch(features, *(test[c].to_numpy() for c in ("pid", "cam", "number")))
-    path = data_folder(experiment.data) / PERMUTATIONS
-    permutations = datasets.sysu_permutations(path) if path.is_file() else None
-    galleries = ["community"] if permutations is None else ["official", "community"]
-    fewest = test[test.modality == 0].groupby(["pid", "cam"]).size().min()
-    return {
-        f"sysu {mode} {shots}-shot {gallery}": search.table(mode, shots, gallery, permutations, experiment.trials)
-        for mode in evaluate.GALLERY_CAMERAS
-        for shots in (1, 10)
-        for gallery in galleries
-        if shots <= fewest and (shots == 1 or gallery == galleries[0])
-    }
 
 
 def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[str, pd.DataFrame]:
@@ -327,8 +346,7 @@ def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[st
 
     Args: histograms: the untrained baseline on the same images instead of the network.
     """
-    experiment, features, test = transferred(run, root, histograms)
-    return protocol_tables(experiment, features, test)
+    return transferred(run, root, histograms).tables(1)
 
 
 def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False) -> pd.DataFrame:
@@ -336,16 +354,20 @@ def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False) ->
 
     Its means are those of transfer(). Beside them chance_rank1 and chance_mAP, which a random order would have.
     """
-    _, features, test = transferred(run, root, histograms)
-    similarity, visible, thermal, exclude = across(features, test)
-    sides = {"v2t": (similarity, visible, thermal, exclude), "t2v": (similarity.T, thermal, visible, exclude.T)}
+    return by_query(transferred(run, root, histograms))
+
+
+def by_query(test: protocols.Embedded) -> pd.DataFrame:
+    """transfer_queries() of the features of a set whose searches have two sides."""
     frames = []
-    for direction, (scores, query, gallery, unseen) in sides.items():
-        found, unseen = evaluate.rank_queries(scores, query, gallery, exclude=unseen), unseen.numpy()
-        matches = ((query[:, None] == gallery) & ~unseen).sum(1)
-        rank1, ap = evaluate.chance(matches, (~unseen).sum(1))
-        columns = {"pid": query, "rank1": found.first == 1, "mAP": found.ap, "chance_rank1": rank1, "chance_mAP": ap}
-        frames.append(pd.DataFrame(columns)[found.first > 0].assign(direction=direction))
+    for search in test.searches():
+        query, gallery, _, hidden = test.sides_of(search)
+        (found, _), seen = next(test.ranked(search, 1)[1]), ~hidden.numpy()
+        pids = test.pids[query]
+        matches = ((pids[:, None] == test.pids[gallery]) & seen).sum(1)
+        rank1, ap = evaluate.chance(matches, seen.sum(1))
+        columns = {"pid": pids, "rank1": found.first == 1, "mAP": found.ap, "chance_rank1": rank1, "chance_mAP": ap}
+        frames.append(pd.DataFrame(columns)[found.first > 0].assign(direction=search.direction))
     return pd.concat(frames, ignore_index=True).astype({"rank1": float})
 
 
@@ -381,16 +403,17 @@ def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, floa
     return {name: values.mean()} | {(end if name == "value" else f"{name}_{end}"): v for end, v in ends.items()}
 
 
-def transferred(run: Run, root: str | Path, histograms: bool) -> tuple[Experiment, Tensor, pd.DataFrame]:
-    """A run's experiment as of a folder, features of the folder's test rows, and these rows."""
-    experiment = run.experiment.but(
-        dataset="folder", data=str(root), split=1, validation_identities=0, train_on="train"
-    )
+def transferred(run: Run, root: str | Path, histograms: bool) -> protocols.Embedded:
+    """The test rows of a folder as features of a run's network, or as histograms."""
+    own = {"dataset": "folder", "data": str(root), "split": 1, "validation_identities": 0, "train_on": "train"}
+    experiment = run.experiment.but(**own)
     table, store = load_data(experiment)
+    if found := datasets.obstacles("folder", table, root=datasets.locate(root), train=False):
+        raise ValueError(found[0])
     test = table[table.split == "test"]
-    if histograms:
-        return experiment, evaluate.gradient_histogram(store.pixels[test.index.to_numpy()]), test
-    return experiment, extract(run.net(), test, store), test
+    pixels = store.pixels[test.index.to_numpy()]
+    features = evaluate.gradient_histogram(pixels) if histograms else extract(run.net(), test, store)
+    return protocols.Embedded("folder", protocols.columns(test) | {"features": features})
 
 
 @torch.inference_mode()
@@ -415,33 +438,23 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
 
 def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
     """The thermal test images that find their person worst among all visible ones, as arguments of plots.retrievals."""
-    store = load_data(run.experiment)[1]
+    test = protocols.Embedded(run.experiment.dataset, run.features)
     row, cam, pid = (run.features[c].numpy() for c in ("row", "cam", "pid"))
-    visible, thermal = (np.flatnonzero(run.features["modality"].numpy() == m) for m in (0, 1))
-    similarity = evaluate.similarity_matrix(run.features["features"][thermal], run.features["features"][visible])
-    blind = (cam[thermal] == 3)[:, None] & (cam[visible] == 2) & (run.experiment.dataset == "sysu")
-    chosen, found, right = evaluate.hardest(
-        similarity, pid[thermal], pid[visible], torch.from_numpy(blind), queries, top
-    )
-    names = [f"identity {p}, camera {c}" for p, c in zip(pid[thermal][chosen], cam[thermal][chosen], strict=True)]
-    return {
-        "pixels": store.pixels,
-        "queries": row[thermal][chosen],
-        "found": row[visible][found],
-        "right": right,
-        "names": names,
-    }
+    chosen, found, right = test.hardest(queries, top)
+    names = [f"identity {p}, camera {c}" for p, c in zip(pid[chosen], cam[chosen], strict=True)]
+    pixels = load_data(run.experiment)[1].pixels
+    return {"pixels": pixels, "queries": row[chosen], "found": row[found], "right": right, "names": names}
 
 
 def environment(experiment: Experiment) -> dict:
     """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
-    device = train.pick_device(experiment.device)
+    device = devices.pick(experiment.device)
     versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
         "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
         "device": f"{device}: {name}",
-        "precision": "bf16" if train.is_bf16(experiment, device) else "float32",
+        "precision": experiment.precision,
         "processes": parallel.world(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
@@ -483,21 +496,16 @@ def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
     """Tidy frame, one row a run and protocol: the mean over its trials of each metric, fractions.
 
     Columns: run_id, method, dataset, data, split, seed, protocol, trials, the metrics, and `<metric>_sd` over trials.
+    Trials that are equal in every metric are draws of the one gallery that is possible, as ten shots are where every
+    identity has ten images: they count as one, and have no spread.
     """
     rows = []
     for r in runs:
         e = r.experiment
         for name in [protocol] if protocol else r.metrics["protocols"]:
-            trials = r.trials(name)
+            trials = r.trials(name)[METRICS]
+            different = 1 if len(trials.drop_duplicates()) == 1 else len(trials)
             names = {c: getattr(e, c) for c in ("run_id", "method", "dataset", "data", "split", "seed")}
-            spread = {f"{m}_sd": trials[m].std(ddof=1) if len(trials) > 1 else float("nan") for m in METRICS}
-            rows.append({**names, "protocol": name, "trials": len(trials), **trials[METRICS].mean(), **spread})
+            spread = {f"{m}_sd": trials[m].std(ddof=1) if different > 1 else float("nan") for m in METRICS}
+            rows.append({**names, "protocol": name, "trials": different, **trials.mean(), **spread})
     return pd.DataFrame(rows)
-
-
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a file lock; the system lets it go if the process dies."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,34 +14,16 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import device as devices
 from . import evaluate, parallel
 from . import images as im
-from .config import Experiment
+from .config import Experiment, check_options
+from .files import whole
 from .losses import LOSSES, at_least_single, cmdc
 from .model import Output, TwoStreamNet
 from .pml import Loss, is_theirs
 
-LOOK = 10  # steps between looks at the losses on a CPU; a GPU would wait for each look, so there it is one an epoch
-
-
-def pick_device(name: str = "auto") -> str:
-    """The torch device of a run: `auto` is the first GPU where there is one, or each process's own of several."""
-    if name not in ("auto", "cpu", "cuda") and parallel.world() > 1:
-        raise ValueError(f"device={name}: of several processes each takes a GPU of its own, leave it at auto")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    return f"cuda:{parallel.local_rank()}" if device == "cuda" and parallel.world() > 1 else device
-
-
-def is_bf16(experiment: Experiment, device: str) -> bool:
-    """Whether a run trains in bf16: as its field says, or (auto) where the device computes it itself."""
-    if experiment.precision != "auto":
-        return experiment.precision == "bf16"
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return False
+NAN_CHECK_EVERY = 10  # steps on a CPU. Reading the losses stalls a GPU, so there they are checked once an epoch
 
 
 def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
@@ -52,21 +34,25 @@ def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
         terms[name] = nn.ModuleList(
             Loss(name, options, net.num_classes, width)
             if is_theirs(name)
-            else Term(name, {"over_stripes": experiment.over_parts} | options)
+            else Term(name, options, experiment.over_parts)
             for width in widths
         )
     return nn.ModuleDict(terms)
 
 
 class Term(nn.Module):
-    """One of our losses with its arguments."""
+    """One of our losses with its arguments; a loss that reads stripes takes over_parts unless an argument says else.
 
-    def __init__(self, name: str, arguments: dict):
+    Raises: ValueError for an argument that the loss does not have.
+    """
+
+    def __init__(self, name: str, arguments: dict, over_parts: str):
         super().__init__()
+        check_options(name, arguments)
         parameters = inspect.signature(LOSSES[name]).parameters
-        arguments = {k: v for k, v in arguments.items() if k in parameters}
-        whole = {k: int(v) for k, v in arguments.items() if parameters[k].annotation is int}
-        self.call = partial(LOSSES[name], **arguments | whole)
+        counts = {k: int(v) for k, v in arguments.items() if parameters[k].annotation is int}
+        stripes = {"over_stripes": over_parts} if "over_stripes" in parameters else {}
+        self.call = partial(LOSSES[name], **stripes | arguments | counts)
         self.reads_stripes = "local" in parameters
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
@@ -102,16 +88,16 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     """The network of an experiment; its random start is fixed by the seed."""
     torch.manual_seed(experiment.seed)
     names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
-    names += ("one_stream",)
+    names += ("specific_stages",)
     parts = [(p.stripes, p.width, p.share) for p in experiment.parts]
     return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names}, parts=parts)
 
 
 def make_optimizer(experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleDict) -> torch.optim.SGD:
     """SGD (S1 section 4.1.3); the backbone learns at `backbone_lr_factor` of the rate."""
-    fresh = ("classifier.", "neck.", "heads.", "specific.0.5.", "specific.1.5.")  # stage 5 of a stream is the attention
-    slow = [p for n, p in net.named_parameters() if not n.startswith(fresh)]
-    fast = [p for n, p in net.named_parameters() if n.startswith(fresh) and p.requires_grad]
+    fresh = {id(p) for p in net.fresh_parameters()}
+    slow = [p for p in net.parameters() if id(p) not in fresh]
+    fast = [p for p in net.parameters() if id(p) in fresh and p.requires_grad]
     fast += losses.parameters()
     devices = {p.device.type for p in net.parameters()}
     groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
@@ -177,7 +163,7 @@ def fit(
     Returns: the trained network on its device.
     Raises: FloatingPointError naming epoch, step and term if a loss is not finite.
     """
-    device = pick_device(experiment.device)
+    device = devices.pick(experiment.device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
     sampler, batches, held = make_sampler(experiment, train), *(Batches(part, pixels, device) for part in (train, val))
@@ -224,13 +210,13 @@ class Step:
         self.net, self.losses, self.optimizer = parts["net"], parts["losses"], parts["optimizer"]
         self.weights = torch.tensor([term["weight"] for term in experiment.losses.values()], device=device)
         self.forward = parallel.wrap(self.net, device, experiment.sync_bn)
-        self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=is_bf16(experiment, device))
+        self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=experiment.precision == "bf16")
         if experiment.compile:  # the parts of one shape; what chooses rows, pools and compares is left as it is
             for module in (*self.net.specific, self.net.shared):
                 module.compile(dynamic=False)
 
     def __call__(self, images: Tensor, own: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
-        """images of this process, its modality `own`; labels, modality of the whole batch, as parallel.deal() has it.
+        """images of this process, its modality `own`; labels, modality of the whole batch, as rows_of_process() has it.
 
         Returns: (T + 1,) every loss unweighted and the norm of the network's gradient, on the device.
         """
@@ -252,10 +238,10 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     for group in step.optimizer.param_groups:
         group["lr"] = lr * group["factor"]
     draws = torch.Generator().manual_seed(experiment.seed * 100_003 + epoch)
-    names, look = list(experiment.losses), LOOK if step.device == "cpu" else sampler.steps
+    names, look = list(experiment.losses), NAN_CHECK_EVERY if step.device == "cpu" else sampler.steps
     seen, start, log = 0, time.perf_counter(), []
     for index in sampler.epoch(epoch):
-        log.append(take(experiment, step, batches, index, draws))
+        log.append(train_step(experiment, step, batches, index, draws))
         seen += len(index)
         if len(log) % look == 0 or len(log) == sampler.steps:
             stop_if_not_finite(log[-look:], names, epoch, len(log))
@@ -266,10 +252,12 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     return row | {"images_per_second": seen / seconds, "seconds": seconds}
 
 
-def take(experiment: Experiment, step: Step, batches: Batches, index: np.ndarray, draws: torch.Generator) -> Tensor:
+def train_step(
+    experiment: Experiment, step: Step, batches: Batches, index: np.ndarray, draws: torch.Generator
+) -> Tensor:
     """One step on one batch of the sampler: of several processes each reads and augments its own images."""
     numbers = im.draw(len(index), draws)
-    own, everyone = parallel.deal(len(index), experiment.identities_per_batch)
+    own, everyone = parallel.rows_of_process(len(index), experiment.identities_per_batch)
     images = batches(index[own], lambda x: augment(experiment, x, numbers[own]))
     whole = index[everyone]
     return step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole])
@@ -328,23 +316,35 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
 def checkpoint(folder: Path, parts: dict, history: list[dict], origin: str) -> None:
     """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint."""
     state = {name: part.state_dict() for name, part in parts.items()} | {"history": history, "origin": origin}
-    torch.save(state, folder / "checkpoint.tmp")
-    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+    with whole(folder / "checkpoint.pt") as part:
+        torch.save(state, part)
     write_history(folder, history)
 
 
 def write_history(folder: Path, history: list[dict]) -> None:
     """One line of JSON an epoch, replaced as a whole."""
-    (folder / "history.tmp").write_text("".join(json.dumps(row) + "\n" for row in history))
-    os.replace(folder / "history.tmp", folder / "history.jsonl")
+    with whole(folder / "history.jsonl") as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
 def resume(folder: Path, parts: dict, origin: str) -> list[dict]:
-    """Fill network, losses and optimizer from the folder's checkpoint; its history, [] where there is none to use."""
+    """Fill network, losses and optimizer from the folder's checkpoint; its history, [] where there is none to use.
+
+    None is one that cannot be read, as a full disk or a broken copy leaves it: training begins anew, and says so.
+    """
     path = folder / "checkpoint.pt"
-    read = partial(torch.load, path, map_location="cpu", weights_only=True)
-    state = parallel.from_first(lambda: read() if path.is_file() else {})
-    if state.get("origin") != origin:  # none, or of other data or fields: begin anew
+
+    def read() -> dict:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+            return state if state.get("origin") == origin else {}
+        except Exception as error:  # torch raises many kinds for a broken file
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"{path} cannot be read ({why}): training begins anew", file=sys.stderr)
+            return {}
+
+    state = parallel.from_first(read)
+    if not state:  # none, or of other data or fields
         return []
     for name, part in parts.items():
         part.load_state_dict(state[name])

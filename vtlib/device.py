@@ -1,0 +1,58 @@
+"""The device that a run computes on, in which precision, and this process among several."""
+
+import os
+import re
+
+import torch
+import torch.distributed as dist
+
+from .names import unknown
+
+FORM = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def world() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0; the first one alone writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine: that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def check_name(name: str) -> str:
+    """The name of a device, whether or not this machine has it. Raises: ValueError for any other text."""
+    if not FORM.fullmatch(name):
+        raise ValueError(unknown("device", name, ("auto", "cpu", "cuda", "cuda:0", "cuda:1")))
+    return name
+
+
+def pick(name: str = "auto") -> str:
+    """The torch device of a run: `auto` is the first GPU where there is one, or each process's own of several.
+
+    Raises: ValueError for a device that this machine has not.
+    """
+    if name not in ("auto", "cpu", "cuda") and world() > 1:
+        raise ValueError(f"device={name}: of several processes each takes a GPU of its own, leave it at auto")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if check_name(name) == "auto" else name
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= there:
+        has = f"{there} GPU{'s' * (there > 1)}, cuda:0 to cuda:{there - 1}" if there else "no GPU that torch can use"
+        raise ValueError(f"device={name}: this machine has {has}: leave it at auto, or set device=cpu")
+    return f"cuda:{local_rank()}" if device == "cuda" and world() > 1 else device
+
+
+def native_precision(name: str = "auto") -> str:
+    """`bf16` where a device computes it itself, else `float32`. A GPU that is not here is taken for one that does."""
+    on_gpu = name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        here = torch.cuda.is_available()
+        return "bf16" if not here or torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"

@@ -1,0 +1,180 @@
+"""The searches that a test set is measured by: which there are, and what each query finds.
+
+A search is a value. Its text is the name of a protocol, such as "sysu all 1-shot official" or "folder v2t", and says
+all that a number depends on besides features and data.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import evaluate
+from .names import unknown
+
+SHOTS = (1, 10)  # images of each identity and camera in a SYSU-MM01 gallery
+GALLERIES = ("official", "community")  # how a SYSU-MM01 gallery is drawn
+DIRECTIONS = ("v2t", "t2v")  # visible images search thermal ones, and the reverse
+
+
+@dataclass(frozen=True)
+class Search:
+    """One way to search a test set."""
+
+    layout: str
+    direction: str
+    mode: str = ""  # of sysu, with shots and gallery: "all" or "indoor"
+    shots: int = 0
+    gallery: str = ""
+
+    def __str__(self) -> str:
+        if self.mode:
+            return f"{self.layout} {self.mode} {self.shots}-shot {self.gallery}"
+        return f"{self.layout} {self.direction}"
+
+
+SYSU = [Search("sysu", "t2v", m, s, g) for m in evaluate.GALLERY_CAMERAS for s in SHOTS for g in GALLERIES]
+EVERY = {str(s): s for s in [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder") for d in DIRECTIONS)]}
+
+
+def named(protocol: str) -> Search:
+    """The search of a protocol's name. Raises: ValueError for a name that is none."""
+    if protocol not in EVERY:
+        raise ValueError(unknown("protocol", protocol, EVERY))
+    return EVERY[protocol]
+
+
+def columns(test: pd.DataFrame) -> dict[str, Tensor]:
+    """What a search has to know of the images of a table (datasets.read), (N,) each.
+
+    pid, cam, modality, number as there; row, the place in the table; instant, equal for images of one moment, -1 where
+    it is not known.
+    """
+    instant = pd.factorize(test.frame.where(test.frame != "", None), use_na_sentinel=True)[0]
+    known = {c: torch.tensor(test[c].to_numpy()) for c in ("pid", "cam", "modality", "number")}
+    return known | {"row": torch.tensor(test.index.to_numpy()), "instant": torch.tensor(instant)}
+
+
+class Embedded:
+    """The test images of a set as features, ready to be searched.
+
+    Args: layout: sysu, regdb or folder; images: features (N, D), and columns() of the test images; permutations: of the
+        official SYSU-MM01 galleries, where they are at hand.
+    """
+
+    def __init__(self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None):
+        self.layout, self.images, self.permutations = layout, images, permutations
+        self.sides = tuple((images["modality"] == m).nonzero()[:, 0].numpy() for m in (0, 1))  # visible, thermal
+
+    @cached_property
+    def pids(self) -> np.ndarray:
+        return self.images["pid"].numpy()
+
+    @cached_property
+    def sysu(self) -> evaluate.SysuSearch:
+        return evaluate.SysuSearch(*(self.images[c] for c in ("features", "pid", "cam", "number")))
+
+    @cached_property
+    def similarity(self) -> Tensor:
+        """(V, T) of all visible and all thermal images."""
+        return evaluate.similarity_matrix(*(self.images["features"][side] for side in self.sides))
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(V, T) bool, the pairs that no search may find.
+
+        Two images of one person at one instant: the pose gives the answer away. In SYSU-MM01, cameras of one place.
+        """
+        visible, thermal = self.sides
+        if self.layout == "sysu":
+            cams = self.images["cam"].numpy()
+            return torch.from_numpy(evaluate.same_place(cams[thermal], cams[visible]).T.copy())
+        instant = self.images.get("instant", torch.full((len(self.pids),), -1)).numpy()
+        same = (self.pids[visible][:, None] == self.pids[thermal]) & (instant[visible] >= 0)[:, None]
+        return torch.from_numpy(same & (instant[visible][:, None] == instant[thermal]))
+
+    def searches(self) -> list[Search]:
+        """Those that this set allows.
+
+        SYSU-MM01: a mode in which at least one query has a match, by the official galleries where there are
+        permutations, and by the community's at one shot; ten shots where every identity has ten images in each camera.
+        """
+        if self.layout != "sysu":
+            return [Search(self.layout, d) for d in DIRECTIONS]
+        kinds = GALLERIES if self.permutations is not None else GALLERIES[1:]
+        return [
+            s
+            for s in SYSU
+            if self.sysu.has_queries(s.mode)
+            and s.shots <= self.fewest(s.mode)
+            and s.gallery in (kinds if s.shots == 1 else kinds[:1])
+        ]
+
+    def fewest(self, mode: str) -> int:
+        """Images of the identity and gallery camera of a mode that has the fewest."""
+        cameras = evaluate.GALLERY_CAMERAS[mode]
+        return min((len(numbers) for (_, cam), numbers in self.sysu.sets.items() if cam in cameras), default=0)
+
+    def sides_of(self, search: Search) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+        """Rows of the queries and of the gallery of a search of two sides, similarity (Q, G), hidden (Q, G)."""
+        if search.direction == "v2t":
+            return *self.sides, self.similarity, self.hidden
+        return *self.sides[::-1], self.similarity.T, self.hidden.T
+
+    def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[evaluate.Ranked, np.ndarray]]]:
+        """Rows of the queries (Q,), and of each trial what they find and the identities of its gallery."""
+        if search.mode:
+            found = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
+            return self.sysu.query, ((ranked, self.sysu.pids[gallery.columns]) for ranked, gallery in found)
+        query, gallery, similarity, hidden = self.sides_of(search)
+        exclude = hidden if hidden.any() else None
+        ranked = evaluate.rank_queries(similarity, self.pids[query], self.pids[gallery], exclude=exclude)
+        return query, iter([(ranked, self.pids[gallery])])
+
+    def table(self, search: Search, trials: int) -> pd.DataFrame:
+        """The metrics of a search, a row a trial: trial or direction, rank1 ... mINP, queries, gallery; fractions."""
+        rows = []
+        for trial, (ranked, gallery) in enumerate(self.ranked(search, trials)[1]):
+            length = len(np.unique(gallery)) if search.mode else len(gallery)
+            name = {"trial": trial} if search.mode else {"direction": search.direction}
+            rows.append(evaluate.row(evaluate.mean_over_queries(ranked, length), len(gallery), **name))
+        return pd.DataFrame(rows)
+
+    def tables(self, trials: int) -> dict[str, pd.DataFrame]:
+        """table() of every search that the set allows, by name. Raises: ValueError where there is none."""
+        found = {str(search): self.table(search, trials) for search in self.searches()}
+        if not found:
+            raise ValueError("no thermal test image has a visible image of its person that it may find")
+        return found
+
+    def queries(self, search: Search, trials: int) -> pd.DataFrame:
+        """What each query adds to the metrics, mean over trials: pid, row, and what evaluate.of_queries() gives."""
+        query, found = self.ranked(search, trials)
+        table = evaluate.of_queries(ranked for ranked, _ in found)
+        table.insert(0, "pid", self.pids[query])
+        table.insert(1, "row", self.images["row"].numpy()[query])
+        return table
+
+    def hardest(self, queries: int, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The thermal images that find their person worst among all visible ones, one of each person.
+
+        Returns: rows of the queries (n,), rows of what they found (n, top), whether each is a match (n, top).
+        """
+        visible, thermal = self.sides
+        found = evaluate.hardest(
+            self.similarity.T, self.pids[thermal], self.pids[visible], self.hidden.T, queries, min(top, len(visible))
+        )
+        return thermal[found[0]], visible[found[1]], found[2]
+
+
+def rehearse(layout: str, test: pd.DataFrame, permutations: Mapping | None, trials: int) -> list[str]:
+    """Run every search on random features, so that what stops an evaluation stops it before the training.
+
+    Returns: the names of the protocols. Raises: what the evaluation would raise.
+    """
+    features = torch.randn(len(test), 4, generator=torch.Generator().manual_seed(0))
+    return list(Embedded(layout, columns(test) | {"features": features}, permutations).tables(trials))
