@@ -67,18 +67,20 @@ def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str
         left.errorbar(means, at, xerr=each.std(), fmt="o", color=BLUE, markersize=6, capsize=3, elinewidth=1.2)
         left.plot(part.value, place, ".", color="0.15", markersize=4)
         left.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1.2, label=f"chance {chance[metric]:.1f}")
-        left.set(title=name, xlabel="percent", xlim=(0, None))
+        left.set(title=name, xlabel="percent", xlim=(0, 1.08 * max(part.value.max(), chance[metric])))
         left.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.02), handlelength=1.2)
         gain = ahead[ahead.metric == metric]
         at = gain.row.map(names.index)
         right.hlines(at, gain.difference_low, gain.difference_high, color=BLUE, linewidth=1.8, alpha=0.6)
         right.plot(gain.difference, at, "o", color=BLUE, markersize=4.5)
         right.axvline(0, color="0.4", linestyle=":", linewidth=1.2)
-        right.set(title=f"{name}, difference", xlabel="percent points")
+        right.set(title=f"gain in {name}", xlabel="percent points")
+        for ax in (left, right):
+            ax.title.set_fontsize(9)
     last = axes[0, -1]
     for row, over in ahead.drop_duplicates("row")[["row", "over"]].itertuples(index=False):
         last.text(1.02, names.index(row), f"to {over}", transform=last.get_yaxis_transform(), va="center", fontsize=7)
-    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.2, -0.6))
     fig.suptitle(title)
     return fig
 
@@ -130,6 +132,7 @@ def convergence(table: pd.DataFrame, margin: float) -> Figure:
         for (layout, curve), marker in zip(rows.groupby("layout", sort=False), "os^v", strict=False):
             ax.plot(curve.epoch, curve.cmdc, label=layout, marker=marker, markersize=4)
         ax.axhline(margin, color="0.4", linestyle=":", linewidth=1.2, label=f"margin {margin:g}")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=f"CMDC, {part}", xlabel="epoch", ylim=(0, 1.05 * max(table.cmdc.max(), margin)))
     axes[0, 0].set(ylabel="feature distance")
     axes[0, -1].legend(
@@ -141,7 +144,7 @@ def convergence(table: pd.DataFrame, margin: float) -> Figure:
 def similarity_distributions(table: pd.DataFrame) -> Figure:
     """Densities of the cosine similarities of visible-thermal pairs (S2 Figure 1): a column a panel, a row a level.
 
-    A panel whose axis is much shorter than the longest one is marked, with the ends of its axis in the title.
+    Each panel has its own axis, whose ends stand in the title; one less than half as long as the longest is tinted.
     table: panel, level, kind, similarity; both levels of a panel share their axis.
     """
     panels, levels = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.level))
@@ -159,10 +162,9 @@ def similarity_distributions(table: pd.DataFrame) -> Figure:
                     {"histtype": "stepfilled", "alpha": 0.4, "color": colour},
                 )
                 ax.hist(values, bins=50, range=(low, high), density=True, **shown)
-            title = panel
-            if high - low < longest / 4:
-                title += f"\nits own axis: {low:.3f} to {high:.3f}"
+            if high - low < longest / 2:
                 ax.set_facecolor("#f6f1e3")
+            title = f"{panel}\n{low:.3f} to {high:.3f}"
             ax.set(title=title if i == 0 else "", ylabel=level if panel == panels[0] else "", yticks=[])
             ax.title.set_fontsize(8)
             if i == len(levels) - 1:
@@ -227,7 +229,8 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
 
 
 def tsne(points: pd.DataFrame, title: str) -> Figure:
-    """A two-dimensional embedding; each person has a colour, and a number at the middle of its images of a modality.
+    """A two-dimensional embedding; each person has a colour, and a number at the middle of its visible images,
+    and above that of its thermal ones.
 
     points: x, y, pid, modality (0, 1), panel; one panel side by side for each value.
     """
@@ -242,7 +245,8 @@ def tsne(points: pd.DataFrame, title: str) -> Figure:
             for person, own in part.groupby("pid"):
                 x, y = own.x.median(), own.y.median()
                 box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": colour[person], "alpha": 0.85}
-                ax.text(x, y, f"{person}", fontsize=6, ha="center", va="center", bbox=box, zorder=5)
+                above = {"xytext": (0, 10 * modality), "textcoords": "offset points", "ha": "center", "va": "center"}
+                ax.annotate(f"{person}", (x, y), fontsize=6, bbox=box, zorder=5, **above)
         ax.set(title=panel, xticks=[], yticks=[])
         ax.grid(False)
     marks = [("visible image", "o", 5, "none"), ("thermal image", "^", 7, "black")]
