@@ -60,8 +60,8 @@ def regdb(root):
     return root
 
 
-def folder(root):
-    for pid in (3, 12):
+def folder(root, pids=(3, 12)):
+    for pid in pids:
         picture(root / "visible" / str(pid) / "b.png")
         picture(root / "visible" / str(pid) / "a.png")
         picture(root / "Thermal" / str(pid) / "a.png", grey(True))
@@ -180,7 +180,7 @@ FAULTS = {  # name: (layout, what breaks it, words of the one sentence)
     "list names missing files": (
         "regdb",
         lambda r: [p.unlink() for p in (r / "Visible/3").iterdir()],
-        r"test_visible_1.txt lists Visible/3/\S+, which is not there \(and 1 more\)",
+        r"test_visible_1.txt, line 1 lists Visible/3/\S+, which is not there \(and 1 more\)",
     ),
     "overlap behind labels": (
         "regdb",
@@ -198,12 +198,16 @@ FAULTS = {  # name: (layout, what breaks it, words of the one sentence)
     "listed twice": (
         "regdb",
         lambda r: (f := r / "idx/train_visible_1.txt").write_text(f.read_text() * 2),
-        "more than once",
+        r"train_visible_1.txt, line 5 lists Visible/1/\S+ once more, as line 1 does",
     ),
     "no thermal": ("folder", lambda r: (r / "Thermal").rename(r / ".Thermal"), "has no folder Thermal"),
     "slip in a folder": ("folder", lambda r: (r / "Thermal").rename(r / "Thremal"), "'Thremal'.*mean 'Thermal'"),
     "no images": ("folder", lambda r: [p.unlink() for p in r.rglob("*.png")], "holds no image"),
-    "bad split": ("folder", lambda r: (r / "split.csv").write_text("id,split\n3,tests\n12,test\n"), "split.csv must"),
+    "bad split": (
+        "folder",
+        lambda r: (r / "split.csv").write_text("id,split\n3,tests\n12,test\n"),
+        "csv, line 2: .*mean 'test'",
+    ),
     "id without split": ("folder", lambda r: (r / "split.csv").write_text("id,split\n3,test\n"), "split.csv must"),
     "split without column": ("folder", lambda r: (r / "split.csv").write_text("pid,split\n3,test\n"), "no column 'id'"),
     "image not in manifest": (
@@ -244,7 +248,7 @@ def test_locate_prefers_a_folder_then_the_data_root(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert datasets.data_root() == tmp_path
     assert datasets.locate("mine") == datasets.locate(tmp_path / "mine") == tmp_path / "mine"
-    with pytest.raises(FileNotFoundError, match=f"no data set 'theirs': {tmp_path} holds mine, and theirs is none"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds mine, and {Path.cwd() / 'theirs'} is none"):
         datasets.locate("theirs")
     monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"nowhere is no folder.*--data or VTLIB_DATA names the folder"):
@@ -266,21 +270,22 @@ def test_check_names_unreadable_images_and_hints_at_grey_visible_ones(tmp_path):
     cut.write_bytes(cut.read_bytes()[:300])
     picture(root / "cam1" / "0001" / "0001.jpg", grey(True))
     report = datasets.check("sysu", root, published=False)
-    assert row(report, "unreadable images").note == "cam2/0001/0002.jpg"
+    note = "cam2/0001/0002.jpg (cannot be decoded, copy it from the set again: Truncated File Read)"
+    assert row(report, "unreadable images").note == note
     assert row(report, "visible images without colour").note == "cam1/0001/0001.jpg"
-    assert datasets.problems(report) == ["unreadable images: found 1, expected 0: cam2/0001/0002.jpg"]
+    assert datasets.problems(report) == [f"unreadable images: found 1, expected 0: {note}"]
 
 
 def test_check_allows_an_identity_in_one_modality_only_in_test(tmp_path):
-    root = folder(tmp_path / "f")
+    root = folder(tmp_path / "f", pids=(3, 4, 5, 12))
     for name in ("visible/12/a.png", "visible/12/b.png"):
         (root / name).unlink()
-    (root / "split.csv").write_text("id,split\n3,train\n12,test\n")
+    (root / "split.csv").write_text("id,split\n3,train\n4,train\n5,test\n12,test\n")
     report = datasets.check("folder", root)
     assert datasets.problems(report) == []
     assert row(report, "other identities in one modality").note == "test 12"
     assert row(report, "identities with one image").note == "test 12"
-    (root / "split.csv").write_text("id,split\n3,test\n12,train\n")
+    (root / "split.csv").write_text("id,split\n3,train\n4,train\n5,test\n12,train\n")
     assert "train 12" in datasets.problems(datasets.check("folder", root))[0]
 
 

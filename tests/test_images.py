@@ -211,7 +211,9 @@ def test_sampler_properties(counts, p, k, steps, seed):
     pids, modality = columns(counts)
     usable = {7 * i + 3 for i, (v, t) in enumerate(counts) if v and t}
     if len(usable) < p:
-        with pytest.raises(ValueError, match=f"{len(usable)} identities have both modalities, a batch needs {p}"):
+        few = f"needs two people with images of both modalities and has {len(usable)}: name more people to train on"
+        lower = f"{len(usable)} identities have both modalities, a batch needs {p}: set identities_per_batch to "
+        with pytest.raises(ValueError, match=few if len(usable) < 2 else f"{lower}{len(usable)} or lower"):
             images.PKSampler(pids, modality, p, k, steps, seed)
         return
     batches = list(images.PKSampler(pids, modality, p, k, steps, seed).epoch(2))

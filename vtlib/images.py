@@ -1,14 +1,14 @@
 """Images as one array: decoded once, read from a memory map, augmented in batches, drawn P identities x K images."""
 
+import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from tqdm.contrib.concurrent import thread_map
 
-from .datasets import data_root
+from .datasets import in_threads, picture
+from .files import data_root, read_json, user_path, whole, write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the backbones' weights want
+DECODING = 2  # counts the ways to decode an image: a store of another way is not read
 DRAWS = 9  # numbers an image: top, left, flip, erase?, area, aspect, place down, place right, one in reserve
 
 
@@ -35,67 +36,102 @@ class Store:
 def store(table: pd.DataFrame, root: str | Path, height: int, width: int, *, cache: str | Path | None = None) -> Store:
     """All images of a table at one size, decoded on the first call and mapped from `cache` afterwards.
 
-    A store belongs to its size and listing (folder, paths, sizes, times); a changed file makes a new one. The digest
-    depends on paths and bytes alone: that of the text `sha256sum` prints for the files, sorted by path. SYSU-MM01 at
-    288 x 144 (45 thousand images) takes 5.6 GB on disk, and of memory what the system has to spare.
+    A store belongs to its size and listing (folder, paths, and of each file size, times and number on its disk); where
+    one changes, as after a copy of the folder, the images are decoded anew. The digest depends on paths and bytes
+    alone: that of the text `sha256sum` prints for the files, sorted by path. SYSU-MM01 at 288 x 144 (45 thousand
+    images) takes 5.6 GB on disk, and of memory what the system has to spare.
 
     Args: table: column path; root: the folder paths are relative to; height, width: pixels;
         cache: folder of the stores, by default .store in the data root.
-    Raises: ValueError naming a file that cannot be decoded; FileNotFoundError for one that is missing.
+    Raises: ValueError naming a file that cannot be decoded; FileNotFoundError for one that is missing; OSError, one
+        sentence, where the stores' disk is full or cannot be written.
     """
     pixels, record = store_files(table, root, height, width, cache)
-    if not (pixels.is_file() and record.is_file()):
-        pixels.parent.mkdir(parents=True, exist_ok=True)
-        _build(Path(root).absolute(), table.path.tolist(), (height, width), pixels, record)
-    return Store(np.load(pixels, mmap_mode="r"), json.loads(record.read_text())["digest"])
+    shape = (len(table), 3, height, width)
+    if (found := _open(pixels, record, shape)) is None:
+        _build(user_path(root), table.path.tolist(), shape, pixels, record)
+        if (found := _open(pixels, record, shape)) is None:
+            raise OSError(f"{pixels} cannot be read back: look after its disk, or let VTLIB_DATA name another folder")
+    return found
 
 
 def store_files(
     table: pd.DataFrame, root: str | Path, height: int, width: int, cache: str | Path | None = None
 ) -> tuple[Path, Path]:
     """Where the pixels and the record of a store lie, or will lie: arguments and errors of store()."""
-    root, paths = Path(root).absolute(), table.path.tolist()
+    root, paths = user_path(root), table.path.tolist()
     if not paths:
         raise ValueError(f"{root}: the table is empty, there is no image to decode")
-    facts = ((path, (root / path).stat()) for path in paths)
-    listing = [str(root), height, width, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in facts)]
+    listing = [DECODING, str(root), height, width]
+    for path in paths:
+        # size and modification time alone stay as they were where two files change places
+        stat = (root / path).stat()
+        listing.append((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     key = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:24]
-    cache = Path(cache or data_root() / ".store")
+    cache = user_path(cache) if cache else data_root() / ".store"
     return cache / f"{key}.npy", cache / f"{key}.json"
 
 
-def _build(root: Path, paths: list[str], size: tuple[int, int], pixels: Path, record: Path) -> None:
-    """Decode under a name of its own, then move: whoever comes second moves the same bytes over the first."""
-    temporary = pixels.with_name(f"{pixels.stem}.{uuid4().hex}.tmp")
+def _open(pixels: Path, record: Path, shape: tuple[int, ...]) -> Store | None:
+    """A store that is whole; None for one that is not there, or cut or spoilt since: it is only a cache."""
     try:
-        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(paths), 3, *size))
+        array, digest = np.lib.format.open_memmap(pixels, mode="r"), read_json(record)["digest"]
+    except Exception:  # NumPy raises many kinds for a broken file
+        return None
+    return Store(array, digest) if (array.shape, array.dtype) == (shape, np.uint8) and isinstance(digest, str) else None
+
+
+def _build(root: Path, paths: list[str], shape: tuple[int, ...], pixels: Path, record: Path) -> None:
+    """Decode under a name of its own, then move: whoever comes second moves the same bytes over the first."""
+    with _writing(pixels.parent, root, int(np.prod(shape))), whole(pixels) as part:
+        pixels.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+        _reserve(part)
 
         def decode(row: int) -> str:
             data = (root / paths[row]).read_bytes()
-            array[row] = _pixels(data, root / paths[row], size)
+            array[row] = _pixels(data, root / paths[row], shape[2:])
             return f"{hashlib.sha256(data).hexdigest()}  {paths[row]}\n"
 
         order = sorted(range(len(paths)), key=paths.__getitem__)
-        lines = thread_map(decode, order, desc=f"decode {root.name}", unit="image", leave=False)
+        lines = in_threads(decode, order, f"decode {root.name}")
         array.flush()
-        os.replace(temporary, pixels)
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        temporary.write_text(json.dumps({"digest": digest, "root": str(root), "size": size}))
-        os.replace(temporary, record)  # last: with it the store is whole
-    finally:
-        temporary.unlink(missing_ok=True)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    with _writing(pixels.parent, root, int(np.prod(shape))):
+        write_json(record, {"digest": digest, "root": str(root), "size": shape[2:]})  # last: with it the store is whole
+
+
+def _reserve(file: Path) -> None:
+    """Take the disk space of a file: a write into a memory map that finds none kills the process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(file, "r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # what a file system without it says
+                raise
+
+
+@contextmanager
+def _writing(folder: Path, root: Path, size: int) -> Iterator[None]:
+    """One sentence where the stores' disk is full or cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        inside = error.filename is None or Path(error.filename).is_relative_to(folder)
+        if inside and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            need, repair = f"need {size / 1e9:.3g} GB", "clear some, or let VTLIB_DATA name a folder on a larger disk"
+        elif inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+            need, repair = "are kept there", "let VTLIB_DATA name a folder that can be written"
+        else:
+            raise
+        raise OSError(f"{folder}: {error.strerror}: the decoded images of {root} {need}: {repair}") from error
 
 
 def _pixels(data: bytes, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """(3, H, W) uint8: RGB, grey repeated; bilinear over the whole footprint of a target pixel (antialiased)."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except Exception as error:  # Pillow raises many kinds for a broken file
-        raise ValueError(f"{path} cannot be decoded, copy it from the set again: {error}") from error
-    if image.mode.startswith(("I", "F")):  # Pillow would clip such values at 255 without a word
-        raise ValueError(f"{path} has more than 8 bits a channel: convert the set to 8 bits first")
-    return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    """(3, H, W) uint8: bilinear over the whole footprint of a target pixel (antialiased). Raises: as picture()."""
+    return np.asarray(picture(data, path).image.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 @cache
@@ -213,9 +249,15 @@ class PKSampler:
         rows = [[np.flatnonzero((pids == pid) & (modality == m)) for m in (0, 1)] for pid in np.unique(pids)]
         self.rows = [pair for pair in rows if len(pair[0]) and len(pair[1])]
         self.p, self.k, self.steps, self.seed = p, k, steps, seed
+        if len(self.rows) < min(p, 2):
+            raise ValueError(
+                f"training needs two people with images of both modalities and has {len(self.rows)}: name more people "
+                "to train on, or add images (data/README.md)"
+            )
         if len(self.rows) < p:
             raise ValueError(
-                f"{len(self.rows)} identities have both modalities, a batch needs {p}: lower identities_per_batch"
+                f"{len(self.rows)} identities have both modalities, a batch needs {p}: set identities_per_batch to "
+                f"{len(self.rows)} or lower"
             )
 
     def epoch(self, number: int) -> Iterator[np.ndarray]:
