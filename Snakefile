@@ -4,11 +4,13 @@
 # Each job is `python -m vtlib.launch job PLAN NAME`. Its output is written last and whole, so its being there is "done";
 # the executed notebook is a log, which is kept where a cell fails. Paths are relative to the results of the profile.
 import json
+import shlex
 import sys
 from pathlib import Path
 
-jobs = json.loads(Path(config["plan"]).read_text())["jobs"]
-job = f"{sys.executable} -m vtlib.launch job {config['plan']}"
+jobs = json.loads(Path(config["plan"]).read_text())["jobs"]  # of the folder that Snakemake works in
+python = shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")  # Snakemake formats what is in braces
+job = f"{python} -m vtlib.launch job {config['plan']}"
 said = "> {log.said} 2>&1"
 
 

@@ -1,8 +1,10 @@
 """The graph on quick: real runs, killed and gone on with; and runs of a second, on Slurm too."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,7 +167,7 @@ with Path("begun.txt").open("a") as log:
 time.sleep(float(os.environ.get("TINY_SECONDS", 0)))
 assert method != "dpan", "told to fail"
 part = output.with_suffix(".tmp")
-part.write_text("{}")
+part.write_text('{"protocols": {}}')
 part.rename(output)
 """
 
@@ -175,10 +177,7 @@ def tiny(home, tmp_path, monkeypatch):
     """A results folder whose plan executes a notebook of a second in the place of S1.T3's runs and 20; dpan fails."""
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
     made = graph.plan("quick", ["20_ablation"])
-    cells = ["profile = method = dataset = ''\nseed, overrides = 0, {}", TINY]
-    cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"] * (cell != TINY)}) for cell in cells]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "tiny.ipynb")
+    write_notebook(tmp_path / "tiny.ipynb", "profile = method = dataset = ''\nseed, overrides = 0, {}", TINY)
     made["jobs"] = {name: about for name, about in made["jobs"].items() if about["rule"] != "data"}
     for about in made["jobs"].values():
         about |= {"source": str(tmp_path / "tiny.ipynb"), "writes": []}
@@ -188,9 +187,91 @@ def tiny(home, tmp_path, monkeypatch):
     return results
 
 
+def test_a_state_file_that_is_cut_is_made_again_or_named(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, path = graph.plan("quick", ["20_ablation"]), tmp_path / "quick" / "plan.json"
+    for text in ("", path.read_text()[:99], "[]"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"plan\.json cannot be read .*: give the command again"):
+            graph.make(path, "20_ablation")
+        assert graph.plan("quick", ["20_ablation"]) == made
+    files = [tmp_path / "quick" / about["output"] for about in made["jobs"].values() if about["rule"] != "data"]
+    for file in files:  # of runs, and a notebook's
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert graph.up_to_date(made, dry=True) == set() and all(file.is_file() for file in files)
+    assert graph.up_to_date(made) == set() and not any(file.exists() for file in files)
+    record = tmp_path / "quick" / "jobs" / "20_ablation.json"
+    record.parent.mkdir()
+    record.write_text('{"state": "ra')
+    assert graph.summary(made, set(), time.time())[-1]["state"] == "not run"
+
+
+def test_a_job_that_says_something_and_leaves_no_record_has_failed(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, start = graph.plan("quick", ["20_ablation"]), time.time()
+    log = tmp_path / "quick" / "jobs" / "20_ablation.log"
+    log.parent.mkdir()
+    log.write_bytes(b"Traceback\nvtlib: there is no Python \xff here\n\n")
+    last = graph.summary(made, set(), start)[-1]
+    assert last["state"] == "failed" and last["reason"].startswith("there is no Python")
+    os.utime(log, (start - 60, start - 60))  # of an earlier call
+    assert graph.summary(made, set(), start)[-1]["reason"].startswith("needs baseline")
+
+
+def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
+    import filelock
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    for _ in range(2):
+        taken = pytest.raises(RuntimeError, match=f"process {os.getpid()} works on")
+        with graph.alone(tmp_path), taken, graph.alone(tmp_path):
+            pytest.fail("two at a time")
+
+
+def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph.tempfile, "gettempdir", lambda: str(long))
+    (long := tmp_path / ("long" * 30)).mkdir()
+    with graph.kernel_folder() as (folder, sockets):
+        assert sockets and folder.startswith("/tmp/")
+    monkeypatch.setattr(graph, "holds_sockets", lambda folder: False)  # then by ports
+    with graph.kernel_folder() as (folder, sockets):
+        assert not sockets and Path(folder).is_dir()
+    assert not Path(folder).exists()
+
+
+def write_notebook(path, *cells):
+    """A notebook of some cells, the first of which has the parameters."""
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    cells[0].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+def test_a_killed_kernel_is_one_sentence_and_the_notebook_is_kept(tmp_path, monkeypatch):
+    cells = "x = 0", "print('as far', 'as this')", "import os\nos.kill(os.getpid(), 9)"
+    path = write_notebook(tmp_path / "a {b}.ipynb", *cells)
+    monkeypatch.setattr(graph, "holds_sockets", lambda folder: False)  # by ports, as on Windows
+    with pytest.raises(RuntimeError, match="its kernel was killed; mostly that is for want of memory") as stop:
+        graph.execute(path, tmp_path / "out {c}.ipynb", {"x": 1})
+    assert "\n" not in str(stop.value) and "as far as this" in (tmp_path / "out {c}.ipynb").read_text()
+
+
 def begun(results):
     log = results / "begun.txt"
     return [line.split() for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def only_baseline(results):
+    """Let the plan be one run, and the notebook that reads it."""
+    made = json.loads((results / "plan.json").read_text())
+    kept = {n: j for n, j in made["jobs"].items() if j["what"].split()[0] in ("baseline", "20_ablation")}
+    kept["20_ablation"]["needs"] = [j["output"] for j in kept.values() if j["rule"] == "train"]
+    (results / "plan.json").write_text(json.dumps(made | {"jobs": kept}))
 
 
 def alive(pid):
@@ -241,20 +322,69 @@ def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypa
     assert {row["state"] for row in rows(tiny).values()} == {"ran", "failed", "not run"}
 
 
+def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_path, monkeypatch):
+    """The results, the interpreter, the checkout have every sign in their path; each variable would stop a job."""
+    only_baseline(tiny)
+    odd = tmp_path / 'it\'s a {name}, {{x}} $HOME "q" é & #1e3=true; %20'
+    odd.mkdir()
+    for name in ("vtlib", "notebooks"):
+        shutil.copytree(ROOT / name, odd / name)
+    shutil.copy(ROOT / "Snakefile", odd)
+    (odd / "venv").symlink_to(sys.prefix)
+    python = odd / "venv" / "bin" / Path(sys.executable).name
+    (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    kernel = {"argv": ["/bin/false"], "display_name": "of another Python", "language": "python"}
+    (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+    (tmp_path / "ipython" / "profile_default" / "startup").mkdir(parents=True)
+    (tmp_path / "ipython" / "profile_default" / "startup" / "first.py").write_text("open = None")
+    (tmp_path / "start.py").write_text("open = None")
+    (long := tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setenv("VTLIB_RESULTS", str(odd / "results"))
+    plan = json.loads((tiny / "plan.json").read_text())
+    cell = "print('é', __import__('matplotlib').get_backend()); time.sleep("
+    source = (tmp_path / "tiny.ipynb").read_text().replace("time.sleep(", cell)
+    (odd / "tiny.ipynb").write_text(source, encoding="utf-8")
+    jobs = {name: about | {"source": str(odd / "tiny.ipynb")} for name, about in plan["jobs"].items()}
+    call = "import sys; from vtlib import graph; print(graph.plan('quick', ['20_ablation'])['key'])"
+    key = subprocess.run([python, "-c", call], cwd=odd, capture_output=True, text=True, check=True).stdout.strip()
+    results = odd / "results" / "quick"
+    places = {"key": key, "results": str(results), "root": str(odd / "results")}
+    (results / "plan.json").write_text(json.dumps(plan | places | {"jobs": jobs}))
+    (results / "json.py").write_text("raise SystemExit('a module of the folder that jobs run in')")
+    settings = {
+        "JUPYTER_PATH": tmp_path / "jupyter",
+        "JUPYTER_RUNTIME_DIR": "/dev/null/jupyter",
+        "IPYTHONDIR": tmp_path / "ipython",
+        "PYTHONSTARTUP": tmp_path / "start.py",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": "nowhere",
+        "LC_ALL": "C",
+        "MPLBACKEND": "nonsense",
+        "SNAKEMAKE_PROFILE": "nowhere",
+        "HOME": "/dev/null/home",
+        "XDG_CACHE_HOME": "/dev/null/cache",
+        "TMPDIR": long,
+        "COLUMNS": "5",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    command = [python, *CALL[1:], "20_ablation"]
+    done = subprocess.run(command, cwd=odd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "2 ran, 0 cached, 0 failed" in done.stdout and (results / "begun.txt").read_text().count("baseline") == 1
+    (book,) = results.glob("runs/*/10_train.ipynb")
+    said = "".join(output.get("text", "") for output in nbformat.read(book, 4).cells[-1].outputs)
+    assert "é module://matplotlib_inline.backend_inline" in said
+
+
 def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
     slurm = [str(ROOT / "tests" / "slurm.sh")]
     up = subprocess.run([*slurm, "start"], capture_output=True, text=True)
     if up.returncode:
         subprocess.run([*slurm, "stop"])
         pytest.skip(f"no Slurm here: {up.stdout.strip()}")
-    made = json.loads((tiny / "plan.json").read_text())
-    made["jobs"] = {
-        n: about for n, about in made["jobs"].items() if about["what"].split()[0] in ("baseline", "20_ablation")
-    }
-    made["jobs"]["20_ablation"]["needs"] = [
-        about["output"] for about in made["jobs"].values() if about["rule"] == "train"
-    ]
-    (tiny / "plan.json").write_text(json.dumps(made))
+    only_baseline(tiny)
     process = None
     try:
         monkeypatch.setenv("TINY_SECONDS", "3")

@@ -1,6 +1,9 @@
 """The command line: strict names, one clear sentence on failure, nothing finished made again."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -35,6 +38,11 @@ def note(tmp_path):
         ("fail=1", "fail=1 is not of type bool"),
         ("names=abc", "names='abc' is not of type list"),
         ("weight", "'weight' is not of the form key=value"),
+        ("weight=1e400", "weight=1e400: numbers must be finite"),
+        ("weight=nan", "weight=nan: numbers must be finite"),
+        ('names=[{"a": -Infinity}]', "numbers must be finite"),
+        ("weight=null", "weight=None is not of type float"),
+        ("root=~nobody_of_this_name/x", "names the home folder of nobody: write the whole path"),
         ("profile=quik", "did you mean 'quick'"),
     ],
 )
@@ -51,6 +59,46 @@ def test_a_notebook_runs_once_and_again_when_asked_or_changed(note, home, capsys
     assert "weight is 0.001" in target.read_text()
     assert launch.main(call) == 0 and "up to date" in capsys.readouterr().out
     assert launch.main([*call, "--force"]) == 0 and "up to date" not in capsys.readouterr().out
+
+
+def test_the_name_of_a_copy_is_plain_short_stable_and_its_own():
+    given = [
+        {},
+        {"seed": 1, "method": "mc"},
+        {"lambdas": [0, 3]},
+        {"overrides": {"epochs": 3}},
+        {"overrides": {"epochs": 3.0}},
+        {"a": "x/y"},
+        {"a": "x_y"},
+        {"a": "x y"},
+        {"a": "xy"},
+        {"a": "x-b=2"},
+        {"a": "x", "b": 2},
+        {"a": "é" * 300},
+        {"a": "é" * 300 + "x"},
+        {"a": list(range(500))},
+        {"a": "../../x"},
+        {"a": "x\ny"},
+    ]
+    names = [launch.called("20_ablation", one) for one in given]
+    assert len(set(names)) == len(names) and names == [launch.called("20_ablation", dict(one)) for one in given]
+    assert names[:3] == ["20_ablation", "20_ablation-method=mc-seed=1", "20_ablation-lambdas=[0,3]"]
+    for name in [*names, launch.called("é" * 120, {})]:
+        assert len(name.encode()) < 200 and not set(name) & set("/\\{}'\": \n?*<>|")
+
+
+def test_a_notebook_takes_a_group_of_values_from_the_command_line(note, home, capsys):
+    text = note.read_text().replace("names: list = []", "names: list = []\\noverrides: dict = {}")
+    (path := note.with_name("{braces} in it.ipynb")).write_text(text)
+    assert launch.main(["notebook", str(path), 'overrides={"epochs": 3}']) == 0, capsys.readouterr().err
+    (target,) = (home / "results" / "quick" / "notebooks").glob("_braces__in_it-overrides=*.ipynb")
+    stamp = target.with_suffix(".json")
+    stamp.write_text("")  # cut: it is made again
+    assert launch.main(["notebook", str(path), 'overrides={"epochs": 3}']) == 0
+    assert json.loads(stamp.read_text())["key"] and "up to date" not in capsys.readouterr().out
+    path.write_text(text[:99])
+    assert launch.main(["notebook", str(path)]) == 1
+    assert "in it.ipynb cannot be read" in capsys.readouterr().err
 
 
 def test_a_failing_notebook_names_its_cell_is_kept_and_is_not_done(note, home, capsys):
@@ -94,6 +142,9 @@ def test_values_are_typed():
     given = launch.pairs(["a=1e-3", "b=3", "c=true", "d=[1, 2.5]", "e=text", 'f={"x": {"weight": 5e-05}}', "g="])
     assert given["a"] == 0.001 and given["b"] == 3 and given["c"] is True and given["d"] == [1, 2.5]
     assert given["e"] == "text" and given["f"] == {"x": {"weight": 5e-5}} and given["g"] == ""
+    given = launch.pairs(["a=2026-11-28", "b=null", "c=~/x", "d=x~y", "e=[a, b]"])
+    assert given["a"] == "2026-11-28" and given["b"] is None and given["c"] == str(Path.home() / "x")
+    assert given["d"] == "x~y" and given["e"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +158,63 @@ def test_values_are_typed():
         (["all", "--profile", "quick", "S1.T9"], "unknown table, figure or notebook 'S1.T9': did you mean"),
         (["all", "--profile", "quik"], "unknown profile 'quik': did you mean 'quick'"),
         (["notebook", "nowhere.ipynb"], "notebook nowhere.ipynb does not exist"),
+        (["train", "profile=quick", "seed=1", "seed=1"], "seed is given twice"),
+        (["train", "profile=quick", "lr=inf"], "lr=inf: numbers must be finite"),
+        (["train", "profile=quick", "epochs="], "epochs: "),
+        (["train", "profile=quick", "epochs=null"], "epochs: "),
+        (["data", "check", "folder"], "data check folder NAME: name the folder"),
+        (["data", "check", "folder", "nowhere"], "no data set 'nowhere'"),
     ],
 )
 def test_failures_are_one_sentence_and_a_non_zero_exit(home, capsys, call, sentence):
     assert launch.main(call) == 1
     error = capsys.readouterr().err
     assert sentence in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["all", "plan"])
+@pytest.mark.parametrize("jobs", ["-1", "0", "1.5", "many", ""])
+def test_a_number_of_jobs_is_from_one(capsys, command, jobs):
+    with pytest.raises(SystemExit) as stop:
+        launch.main([command, f"--jobs={jobs}"])
+    assert stop.value.code == 2 and f"argument --jobs: '{jobs}' is no whole number from 1" in capsys.readouterr().err
+
+
+def test_a_path_from_the_home_folder_is_found_by_every_command(note, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("VTLIB_RESULTS", "~/results")
+    monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
+    (tmp_path / "me").mkdir()
+    monkeypatch.chdir(tmp_path)
+    note.rename(tmp_path / "me" / "note.ipynb")
+    assert launch.main(["notebook", "~/note.ipynb"]) == 0
+    assert (tmp_path / "me" / "results" / "quick" / "notebooks" / "note.ipynb").is_file()
+    for folder in (tmp_path / "me" / "set", tmp_path / "data" / "mine"):
+        folder.mkdir(parents=True)
+        for modality in ("Visible", "Thermal"):
+            (folder / modality).symlink_to(home / "data" / "synvt_regdb_quick" / modality)
+    capsys.readouterr()
+    for name in ("~/set", "mine", str(tmp_path / "data" / "mine")):  # as `describe` finds it
+        launch.main(["data", "check", "folder", name])
+        assert "images on disk" in capsys.readouterr().out
+    assert launch.main(["data", "make", "synvt_regdb_quick", "~/set"]) == 1
+    assert f"{tmp_path / 'me' / 'set'} holds files but no synvt.json" in capsys.readouterr().err
+    assert launch.main(["data", "show", "synvt_regdb_quick", "~/people.png"]) == 1  # not in this data root
+    assert launch.main(["data", "show", "mine", "~/people.png"]) == 0
+    assert launch.main(["weights", "describe", "thin", "~/none.safetensors"]) == 1
+    assert launch.main(["results", "export", "~/ours.zip", "--profile", "quick"]) == 1
+    assert "~" not in capsys.readouterr().err
+    assert (tmp_path / "me" / "people.png").is_file() and not list(tmp_path.rglob("~*"))
+    with pytest.raises(SystemExit):
+        launch.main(["notebook", "~nobody_of_this_name/x.ipynb"])
+    assert "names the home folder of nobody" in capsys.readouterr().err
+
+
+def test_the_command_line_starts_without_the_modules_of_unix():
+    blocked = "import psutil, sys; sys.modules |= {'fcntl': None, 'resource': None}\n"
+    use = "from vtlib import launch, graph, machine; machine.children(); launch.main(['data', 'describe', 'nowhere'])"
+    done = subprocess.run([sys.executable, "-c", blocked + use], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.startswith("vtlib: no data set 'nowhere'"), done.stderr
 
 
 def test_every_command_has_help(capsys):

@@ -6,11 +6,9 @@ metrics.json is there, a notebook when its stamp is of all that it was made from
 """
 
 import csv
-import fcntl
-import json
 import os
-import resource
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -18,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from .files import NOTEBOOKS, data_root, digest, results_root, shown, write_json
+from . import files
+from .files import NOTEBOOKS, data_root, digest, read_json, results_root, shown, write_json
 from .names import unknown
 
 PACKAGE = Path(__file__).parent
@@ -26,6 +25,12 @@ TRAIN = NOTEBOOKS / "10_train.ipynb"
 LAST = "9"  # a notebook whose name starts so reads all the others
 DRAWN = "41_synvt"  # of sets that the project draws itself: no part of a profile whose sets are real
 COLUMNS = ("what", "state", "seconds", "GB", "GPU GB", "notebook", "reason", "name", "rule")
+# Variables by which a user changes how Python, Jupyter or Snakemake work; those of KEPT say where packages lie
+HABITS = ("PYTHON", "JUPYTER", "IPYTHON", "IPYKERNEL", "JPY_", "MPLBACKEND", "SNAKEMAKE_PROFILE")
+KEPT = ("PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX")
+KEPT += ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONHASHSEED")
+# all that Snakemake shares but its cache of sources, which it would keep in a home folder that may not be writable
+SHARED = ("persistence", "input-output", "software-deployment", "sources", "storage-local-copies")
 
 
 def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> dict:
@@ -39,15 +44,21 @@ def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> 
     roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
     results = results_root() / profile
     key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots])
-    if profile != "paper" and (results / name).is_file():
-        old = json.loads((results / name).read_text())
-        if old["key"] == key:
-            return old
+    if profile != "paper" and (old := remembered(results / name)).get("key") == key:
+        return old
     made = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}
     made["jobs"] = jobs(profile, list(targets))
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / name, made)
     return made
+
+
+def remembered(path: Path) -> dict:
+    """The JSON object of a file that can be made again; {} where it is absent, cut or empty."""
+    try:
+        return read_json(path)
+    except (ValueError, FileNotFoundError):
+        return {}
 
 
 def code() -> list[Path]:
@@ -121,7 +132,7 @@ def executed(source: Path, given: dict, target: str) -> dict:
 
 def reads(path: Path, runs_of: dict[str, list[str]]) -> list[str]:
     """The runs of the tables and figures, or of the methods, that a notebook's code names in double quotes."""
-    cells = json.loads(path.read_text())["cells"]
+    cells = read_json(path, "put the notebook back, as by git checkout")["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     return list(dict.fromkeys(run for name, runs in runs_of.items() if f'"{name}"' in text for run in runs))
 
@@ -166,16 +177,14 @@ def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bo
 def alone(results: Path) -> Iterator[None]:
     """One graph a profile: a lock that the system lets go if the process dies, whatever killed it."""
     results.mkdir(parents=True, exist_ok=True)
-    with (results / "graph.lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise RuntimeError(f"process {handle.read()} works on {shown(results)}: wait for it, or stop it") from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+    holder = results / "graph.pid"
+    try:
+        with files.lock(results / "graph.lock", wait=False):
+            holder.write_text(str(os.getpid()))
+            yield
+    except BlockingIOError:
+        pid = holder.read_text() if holder.is_file() else "of another call"
+        raise RuntimeError(f"process {pid} works on {shown(results)}: wait for it, or stop it") from None
 
 
 def recheck(made: dict) -> None:
@@ -189,7 +198,7 @@ def recheck(made: dict) -> None:
             from . import runs
             from .config import of_parameters
 
-            with runs.lock(done.parent.with_suffix(".lock")):
+            with files.lock(done.parent.with_suffix(".lock")):
                 if runs.is_done(runs.Run(of_parameters(about["parameters"]), done.parent)):
                     os.utime(done)
 
@@ -201,10 +210,10 @@ def up_to_date(made: dict, dry: bool = False) -> set[str]:
         output = results / about["output"]
         if about["rule"] in ("data", "weights"):  # looked at again whenever a run is to be made
             wrong = True
-        elif about["rule"] == "notebook" and output.is_file():
-            wrong = json.loads(output.read_text()) != stamp(results, about)
-        else:
-            wrong = not output.is_file()
+        elif about["rule"] == "notebook" and output.is_file():  # one of nothing, {}, is right for nothing
+            wrong = (remembered(output) or None) != stamp(results, about)
+        else:  # a record that is cut or empty is none
+            wrong = not remembered(output)
         if not wrong:
             right.add(name)
         elif not dry:
@@ -240,11 +249,12 @@ def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, m
         if fit == machine.UNKNOWN and not dry:  # on a GPU the first run is made alone: it tells how many fit
             first = [made["jobs"][n]["output"] for n in left if made["jobs"][n]["rule"] == "train"][:1]
             alone = {"threads": machine.cores(), "cores": machine.cores(), "gpu": 1, **memory}
-            snakemake(made, first, alone, ["--cores", str(machine.cores())])
+            snakemake(made, first, alone, ["--cores", str(machine.cores()), "--shared-fs-usage", *SHARED])
             fit = machine.places(machine.peak_memory_of_finished(results))
         fit = max(1, fit)
         given = {"threads": max(1, machine.cores() // fit), "cores": machine.cores(), "gpu": 1, **memory}
         options = ["--cores", str(max(fit, machine.cores())), "--resources", f"gpu={fit}"]
+        options += ["--shared-fs-usage", *SHARED]
         if dry:  # nothing was removed, so what is there and wrong is named
             wrong = [about["output"] for n, about in made["jobs"].items() if n in left and about["rule"] != "train"]
             options += ["--dry-run", *["--forcerun", *wrong] * bool(wrong)]
@@ -252,7 +262,7 @@ def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, m
     return code, f"{fit} runs at a time; {used}"
 
 
-def snakemake(made: dict, files: list[str], given: dict, options: list[str]) -> int:
+def snakemake(made: dict, targets: list[str], given: dict, options: list[str]) -> int:
     """Snakemake in this process, so that nothing of it outlives a kill; its exit code. KeyboardInterrupt: Ctrl-C."""
     import psutil
     from snakemake.cli import main
@@ -265,30 +275,54 @@ def snakemake(made: dict, files: list[str], given: dict, options: list[str]) -> 
             child.terminate()
         raise KeyboardInterrupt
 
-    config = [f"{name}={value}" for name, value in {"plan": f"{made['results']}/{made['file']}", **given}.items()]
-    here, before = Path.cwd(), signal.signal(signal.SIGINT, stop)
+    # the plan is named from the folder that Snakemake works in: a whole path might be read as YAML, or as a wildcard
+    config = [f"{name}={value}" for name, value in {"plan": made["file"], **given}.items()]
+    here, habits, before = Path.cwd(), dict(os.environ), signal.signal(signal.SIGINT, stop)
     # a file that is there is whole, so no job is "incomplete"; and `alone` has the lock
     rules = ["--ignore-incomplete", "--keep-incomplete", "--nolock", "--keep-going", "--rerun-triggers", "mtime"]
     place = ["--snakefile", str(PACKAGE.parent / "Snakefile"), "--directory", made["results"], "--scheduler", "greedy"]
-    quiet = ["--quiet", "host", "reason"]
+    quiet = ["--quiet", "host", "reason", "--workflow-profile", "none"]
     try:
-        main([*files, *place, *rules, *quiet, *options, "--config", *config])
+        set_environment(environment())
+        main([*targets, *place, *rules, *quiet, *options, "--config", *config])
     except SystemExit as end:
         if stopped:
             raise KeyboardInterrupt from None
         return int(end.code or 0)
     finally:
         os.chdir(here)
+        set_environment(habits)
         signal.signal(signal.SIGINT, before)
+
+
+def environment() -> dict[str, str]:
+    """The variables of a job and of a kernel: this process's own, less HABITS, and with this very package found first.
+
+    Else a start-up file, a warning made an error, a folder of modules or a kernel of another Python would reach a
+    result, or stop it, that the same call makes elsewhere.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(HABITS)}
+    given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = os.pathsep.join([str(PACKAGE.parent), *given])
+    return kept | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
+
+
+def set_environment(variables: dict[str, str]) -> None:
+    """Make these the variables of this process, and of what it starts."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
 
 
 def make(path: Path, name: str) -> None:
     """One job of a plan, with a record of it under jobs/, written before and after. Raises what stops the job."""
-    made = json.loads(path.read_text())
+    made = read_json(path, "give the command again, which makes it anew")
     if name not in made["jobs"]:
         raise ValueError(
             f"{shown(path)} has no job {name!r}: a later call has made another plan; give the command again"
         )
+    from . import machine
+
     about, results, start = made["jobs"][name], Path(made["results"]), time.time()
     os.environ |= {"VTLIB_DATA": made["data"], "VTLIB_RESULTS": made["root"]}
     record, row = results / "jobs" / f"{name}.json", {"started": start, "state": "failed"}
@@ -301,9 +335,7 @@ def make(path: Path, name: str) -> None:
         row["reason"] = " ".join(str(error).split()) or type(error).__name__
         raise
     finally:
-        held = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        held *= 1 if sys.platform == "darwin" else 1024
-        write_json(record, row | {"seconds": round(time.time() - start, 1), "GB": round(held / 1e9, 2)})
+        write_json(record, row | {"seconds": round(time.time() - start, 1), "GB": round(machine.peak_memory(), 2)})
 
 
 def make_data(results: Path, about: dict) -> None:
@@ -324,19 +356,70 @@ def make_weights(results: Path, about: dict) -> None:
 def execute(path: Path, target: Path, given: dict) -> None:
     """papermill in the current folder; a failing cell is one sentence that names it and the kept notebook."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
-    with tempfile.TemporaryDirectory(prefix="vt") as sockets:  # sockets in a folder of their own: no port is raced for
+    with kernel_folder() as (folder, sockets):
         config = Config()
-        if sys.platform != "win32":
-            config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{sockets}/k"
+        config.KernelManager.connection_file = f"{folder}/kernel.json"
+        if sockets:  # no port is raced for
+            config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{folder}/k"
+        options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
+        options |= {"kernel_manager_class": own_kernel(folder), "start_timeout": 600}
         try:
-            options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
-            papermill.execute_notebook(str(path), str(target), given, start_timeout=600, **options)
+            papermill.execute_notebook(literal(path), literal(target), given, **options)
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(
                 f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"
             ) from None
+        except DeadKernelError:
+            raise RuntimeError(
+                f"{path}: its kernel was killed; mostly that is for want of memory: fewer runs at a time (--jobs) or a "
+                f"smaller batch take less (kept: {shown(target)})"
+            ) from None
+
+
+def literal(path: Path) -> str:
+    """A path for papermill, which takes what stands in braces for the name of a parameter."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+@contextmanager
+def kernel_folder() -> Iterator[tuple[str, bool]]:
+    """A folder of one kernel for the time of a `with`, in TMPDIR or else /tmp, and whether sockets can lie in it."""
+    places = [place for place in (tempfile.gettempdir(), "/tmp") if os.access(place, os.W_OK)]
+    for place in places:
+        with tempfile.TemporaryDirectory(prefix="vt", dir=place, ignore_cleanup_errors=True) as folder:
+            if (sockets := holds_sockets(folder)) or place == places[-1]:
+                yield folder, sockets
+                return
+
+
+def holds_sockets(folder: str) -> bool:
+    """Whether sockets can lie in a folder: the path of one has some 100 bytes, and not every file system has them."""
+    if not hasattr(socket, "AF_UNIX"):  # Windows
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(f"{folder}/k-0")
+    except OSError:
+        return False
+    return True
+
+
+def own_kernel(folder: str) -> type:
+    """The manager of a kernel of this very interpreter and environment(), whatever kernels and settings a user has."""
+    from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+        async def start_kernel(self, **options) -> None:
+            await super().start_kernel(env=environment() | {"IPYTHONDIR": folder}, **options)
+
+    return OwnKernel
 
 
 def make_notebook(results: Path, about: dict) -> None:
@@ -356,11 +439,12 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
     """One row a job, of COLUMNS, also as summary.csv: what ran, was cached or failed since `start`, and why."""
     results, rows = Path(made["results"]), []
     for name, about in made["jobs"].items():
-        record = results / "jobs" / f"{name}.json"
-        said = json.loads(record.read_text()) if record.is_file() else {}
+        said = remembered(results / "jobs" / f"{name}.json")
         made_before = said.get("started", 0) < start
         if name in cached or (made_before and (results / about["output"]).is_file()):  # or by a job of a killed call
             said |= {"state": "cached", "reason": ""}
+        elif made_before and (text := last_line(results / "jobs" / f"{name}.log", start)):
+            said = {"state": "failed", "reason": text}  # before it wrote a record
         elif made_before:
             if about["rule"] in ("data", "weights"):  # nothing needed it
                 continue
@@ -368,16 +452,24 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
             lacks = [j["what"] for j in needs if not (results / j["output"]).is_file()]
             said = {"state": "not run", "reason": f"needs {'; '.join(lacks[:2])}" if lacks else "not started"}
         row = {"what": about["what"], "name": name, "rule": about["rule"], "notebook": ""}
-        if about["rule"] == "train" and (done := results / about["output"]).is_file():
-            said["GPU GB"] = json.loads(done.read_text()).get("peak_memory", {}).get("device", "")
+        if about["rule"] == "train":
+            said["GPU GB"] = remembered(results / about["output"]).get("peak_memory", {}).get("device", "")
         if (path := results / about.get("notebook", "none")).is_file():
             row["notebook"] = shown(path)
         rows.append({column: row.get(column, said.get(column, "")) for column in COLUMNS})
-    with (results / "summary.csv").open("w", newline="") as handle:
+    with (results / "summary.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     return rows
+
+
+def last_line(log: Path, start: float) -> str:
+    """The last line with words of a log that was written since `start`, else ""."""
+    if not log.is_file() or log.stat().st_mtime < int(start):  # some file systems keep whole seconds
+        return ""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line.removeprefix("vtlib: ") for line in reversed(lines) if line), "it said nothing")
 
 
 def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
@@ -393,5 +485,5 @@ def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
     page = [f"  {shown(file)} is the report on one page" for file in (results / "notebooks").glob(f"{LAST}*.html")]
     text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
     verdicts = sorted((results / "report").glob("*.txt"))
-    text += [f"  {file.stem}: {file.read_text().splitlines()[0]}" for file in verdicts]
+    text += [f"  {file.stem}: {' '.join(file.read_text().splitlines()[:1])}" for file in verdicts]
     return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])

@@ -9,17 +9,21 @@ python -m vtlib.launch data make synvt_sysu
 import argparse
 import ast
 import json
+import math
 import os
+import re
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
 
 from . import graph
-from .files import digest, results_root, shown, write_json
+from .files import digest, read_json, results_root, shown, user_path, write_json
 from .names import unknown
 
+LONGEST = 180  # bytes of a notebook's name before its suffix: file systems take 255, with that of a part being written
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
@@ -28,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vtlib", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sub = command(commands, "notebook", notebook, "execute a notebook with papermill and keep it under results/")
-    sub.add_argument("path", type=Path)
+    sub.add_argument("path", type=file_path)
     sub.add_argument("parameters", nargs="*", metavar="key=value", help="as papermill --help-notebook PATH lists them")
     sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
     sub = command(commands, "train", train, "run one experiment, or load it if it is finished")
@@ -36,34 +40,34 @@ def main(argv: list[str] | None = None) -> int:
     sub = command(commands, "all", everything, "data, runs, notebooks, report: what run_all.sh runs")
     sub.add_argument("targets", nargs="*", metavar="S1.T3|20_ablation", help="tables, figures, notebooks; default: all")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper; auto: gpu where there is one, or cpu")
-    sub.add_argument("--data", type=Path, metavar="ROOT", help="folder of the data sets, as VTLIB_DATA")
-    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub.add_argument("--data", type=file_path, metavar="ROOT", help="folder of the data sets, as VTLIB_DATA")
+    sub.add_argument("--jobs", **JOBS)
     sub.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     sub.add_argument("--cluster", default="", metavar="slurm", help="a Snakemake executor instead of this machine")
     sub.epilog = "Options of Snakemake follow behind --, as in: -- --default-resources slurm_partition=gpu runtime=600"
     sub = command(commands, "job", lambda arguments: graph.make(arguments.plan, arguments.name), "one job of a plan")
-    sub.add_argument("plan", type=Path, help="a plan.json that `all` has made")
+    sub.add_argument("plan", type=file_path, help="a plan.json that `all` has made")
     sub.add_argument("name", help="a run id, a notebook or a data set of the plan")
     sub = command(commands, "data", data, "make, check, describe or show a data set")
     sub.add_argument("action", choices=["make", "check", "describe", "show"])
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
-    sub.add_argument("path", nargs="?", type=Path, help="make: where to; check: the set's folder; show: a .png or .jpg")
-    sub.add_argument("--like", type=Path, metavar="EXP", help="make: identities and image counts of a SYSU-MM01's exp/")
+    sub.add_argument("path", nargs="?", help="make: where to; check: the set's folder; show: a .png or .jpg")
+    sub.add_argument("--like", type=file_path, metavar="EXP", help="make: identities and counts of a SYSU-MM01's exp/")
     sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
     sub.add_argument("action", choices=["make", "describe"])
     sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
-    sub.add_argument("path", nargs="?", type=Path, help="the file, by default where weights=synvt looks for it")
+    sub.add_argument("path", nargs="?", type=file_path, help="the file, by default where weights=synvt looks for it")
     sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
-    sub.add_argument("--jobs", type=int, default=0, help="runs at a time; default: as many as cores and memory hold")
+    sub.add_argument("--jobs", **JOBS)
     sub = command(commands, "results", results, "one file of results to send, and such files beside the printed tables")
     actions = sub.add_subparsers(dest="action", required=True)
     sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
-    sub.add_argument("path", type=Path, help="the file to write, like ours.zip")
+    sub.add_argument("path", type=file_path, help="the file to write, like ours.zip")
     sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
     sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
-    sub.add_argument("files", nargs="+", type=Path)
-    sub.add_argument("--out", type=Path, metavar="CSV", help="write all metrics there too")
+    sub.add_argument("files", nargs="+", type=file_path)
+    sub.add_argument("--out", type=file_path, metavar="CSV", help="write all metrics there too")
     argv = sys.argv[1:] if argv is None else argv
     own = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:own])
@@ -85,25 +89,58 @@ def command(commands, name: str, call, about: str) -> argparse.ArgumentParser:
     return parser
 
 
+def file_path(text: str) -> Path:
+    """user_path() for argparse."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+JOBS = {"type": count, "default": 0, "help": "runs at a time; default: as many as cores and memory hold"}
+
+
 def pairs(texts: list[str]) -> dict[str, object]:
-    """key=value texts as typed values."""
+    """key=value texts as typed values. Raises: ValueError for a key given twice, and for a number that is none."""
     values = {}
     for text in texts:
         key, sep, value = text.partition("=")
         if not sep:
             raise ValueError(f"{text!r} is not of the form key=value")
+        if key in values:
+            raise ValueError(f"{key} is given twice: leave one of them out")
         values[key] = parse(value)
+        if not finite(values[key]):
+            raise ValueError(f"{text}: numbers must be finite")
     return values
 
 
 def parse(text: str) -> object:
-    """A JSON value, or else a YAML one: YAML 1.1 alone would take 1e-3 for text."""
+    """A JSON value, or else a YAML one: YAML 1.1 alone would take 1e-3 for text. A path from ~ is made whole."""
+    if text.startswith("~"):
+        return str(user_path(text))
     for read in (json.loads, float, yaml.safe_load) if text else ():  # nothing is an empty text, and no null
         try:
-            return read(text)
-        except (ValueError, yaml.YAMLError):
+            value = read(text)
+            json.dumps(value)  # YAML knows dates and sets too
+            return value
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError):
             continue
     return text
+
+
+def finite(value: object) -> bool:
+    """Whether all numbers in a JSON value are finite."""
+    if isinstance(value, dict | list):
+        return all(map(finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def check_parameters(where: str, declared: dict[str, str], given: dict[str, object]) -> None:
@@ -142,7 +179,7 @@ def plain(source: str) -> str:
 def notebook(arguments) -> None:
     """Execute one notebook unless an executed copy of this very notebook, parameters and code is there."""
     if not arguments.path.is_file():
-        raise FileNotFoundError(f"notebook {arguments.path} does not exist")
+        raise FileNotFoundError(f"notebook {shown(arguments.path)} does not exist")
     run_notebook(arguments.path, pairs(arguments.parameters), arguments.force)
 
 
@@ -152,16 +189,17 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
 
     from .config import resolve_profile
 
-    known = papermill.inspect_notebook(str(path))
-    check_parameters(str(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
+    read_json(path, "put the notebook back, as by git checkout")
+    known = papermill.inspect_notebook(graph.literal(path))
+    check_parameters(shown(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
     default = ast.literal_eval(known["profile"]["default"]) if "profile" in known else "auto"
     profile = resolve_profile(str(given.get("profile", default)))
 
     folder = results_root() / profile / "notebooks"
-    label = "".join(f"-{k}={v}" for k, v in sorted(given.items()) if k != "profile").replace("/", "_").replace(" ", "")
-    target, stamp = folder / f"{path.stem}{label}.ipynb", folder / f"{path.stem}{label}.json"
+    name = called(path.stem, {key: value for key, value in given.items() if key != "profile"})
+    target, stamp = folder / f"{name}.ipynb", folder / f"{name}.json"
     origin = {"key": digest([path, *graph.code()], given)}
-    if not force and target.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == origin:
+    if not force and target.is_file() and graph.remembered(stamp) == origin:
         print(f"{path.name}: up to date, {shown(target)}")
         return
     stamp.unlink(missing_ok=True)
@@ -171,10 +209,20 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
     print(f"{path.name}: {shown(target)}", flush=True)
 
 
+def called(stem: str, given: dict[str, object]) -> str:
+    """The name of a notebook's copy: its own and its parameters; with a hash where a name cannot say them all."""
+    texts = {key: value if isinstance(value, str) else str(value).replace(" ", "") for key, value in given.items()}
+    told = stem + "".join(f"-{key}={text}" for key, text in sorted(texts.items()))
+    name = re.sub(r"[^\w.,=+\[\]-]", "_", told).encode()[:LONGEST].decode(errors="ignore")
+    if name == told and not any("=" in value for value in given.values() if isinstance(value, str)):
+        return name
+    return f"{name}-{sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
 def everything(arguments) -> int:
     """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
     if arguments.data:
-        os.environ["VTLIB_DATA"] = str(arguments.data.expanduser().absolute())
+        os.environ["VTLIB_DATA"] = str(arguments.data)
     if (profile := arguments.profile) == "auto":
         from .config import resolve_profile  # imports torch, which a finished tree need not wait for
 
@@ -214,14 +262,16 @@ def data(arguments) -> int:
 
     if arguments.action == "make":
         spec = synthetic.preset(arguments.name)
-        root, plan = arguments.path or datasets.data_root() / arguments.name, None
+        root, plan = user_path(arguments.path or datasets.data_root() / arguments.name), None
         if arguments.like:
             lists = [datasets.identities(arguments.like / f"{part}_id.txt") for part in datasets.SPLITS]
             plan = synthetic.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
         print(f"{arguments.name}: {shown(synthetic.make(spec, root, plan=plan))}")
         return 0
     if arguments.action == "check":
-        root = arguments.path or datasets.locate(DATA["paper"].get(arguments.name, arguments.name))
+        if arguments.name == "folder" and not arguments.path:
+            raise ValueError("data check folder NAME: name the folder, by its path or as it is called in the data root")
+        root = datasets.locate(arguments.path or DATA["paper"].get(arguments.name, arguments.name))
         report = datasets.check(arguments.name, root, published=arguments.name != "folder")
         print(report.to_string(index=False))
         for sentence in datasets.problems(report):
@@ -231,7 +281,7 @@ def data(arguments) -> int:
     layout = "sysu" if (root / "exp").is_dir() else "regdb" if (root / "idx").is_dir() else "folder"
     table = datasets.read(layout, root)
     if arguments.action == "show":
-        show(table, root, arguments.path or Path(f"{root.name}.png"))
+        show(table, root, user_path(arguments.path or f"{root.name}.png"))
         return 0
     counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
@@ -268,7 +318,7 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
         sheet[rows, columns] = tiles
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
-    print(f"{target}: {image.width} x {image.height}")
+    print(f"{shown(target)}: {image.width} x {image.height}")
 
 
 def plan(arguments) -> None:

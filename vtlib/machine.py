@@ -1,17 +1,23 @@
 """What this machine holds: cores, memory, and how much of both a suite of runs used."""
 
-import json
 import os
-import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
 import psutil
+
+from .files import read_json
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 GUESS = 2.0  # GB of memory that a run on a CPU takes, until one is finished: the cpu profile's take 1 to 1.5
 SPARE = 0.9  # share of the free memory to fill
@@ -49,7 +55,10 @@ def places(peak: Mapping[str, float]) -> int:
 
 def peak_memory_of_finished(root: Path) -> dict[str, float]:
     """The most that any finished run under `root`/runs took, as runs.peak_memory() said it; {} before the first."""
-    said = [json.loads(p.read_text()).get("peak_memory", {}) for p in root.glob("runs/*/metrics.json")]
+    said = []
+    for path in root.glob("runs/*/metrics.json"):
+        with suppress(ValueError, FileNotFoundError):  # one that cannot be read says nothing here
+            said.append(read_json(path).get("peak_memory", {}))
     return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
 
 
@@ -66,8 +75,16 @@ class Used:
 
 def children() -> float:
     """Seconds of processor time that finished child processes have taken."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def peak_memory() -> float:
+    """The most memory in GB that this process, or a finished child of it, has held; on Windows this process alone."""
+    if not resource:
+        return psutil.Process().memory_info().peak_wset / 1e9
+    held = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return held * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 @contextmanager
