@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import oracles
+import pandas as pd
 import pytest
 import torch
 
@@ -211,6 +212,262 @@ def test_rank_metrics_leaves_its_arguments_alone():
     before = [array.copy() for array in drawn]
     evaluate.rank_metrics(*drawn[:3], exclude=drawn[3], first_match_per_identity=True)
     assert all(np.array_equal(a, b) for a, b in zip(before, drawn, strict=True))
+
+
+# Labels
+
+
+def stamps(pids):
+    """Time stamps of 17 digits: all within one step of float64, and in the order of the pids."""
+    return 20230405123456788 + np.asarray(pids)
+
+
+WRITTEN = {
+    "stamps": stamps,
+    "above int64": lambda pids: [2**63 + 5 + int(p) for p in pids],
+    "uint64": lambda pids: np.uint64(2**63 + 5) + np.asarray(pids).astype(np.uint64),
+    "list": lambda pids: np.asarray(pids).tolist(),
+    "tuple": lambda pids: tuple(np.asarray(pids).tolist()),
+    "tensor": lambda pids: torch.as_tensor(pids),
+    "list of tensors": lambda pids: list(torch.as_tensor(pids)),
+    "int32": lambda pids: np.asarray(pids, np.int32),
+    "whole floats": lambda pids: np.asarray(pids, float),
+    "bfloat16": lambda pids: torch.as_tensor(pids).bfloat16(),
+    "texts": lambda pids: [f"person {p + 50:03d}" for p in pids],
+    "text array": lambda pids: np.array([f"{p + 50:03d}" for p in pids]),
+    "objects": lambda pids: np.array([f"{p + 50:03d}" for p in pids], object),
+    "pandas": lambda pids: pd.Series([f"{p + 50:03d}" for p in pids], index=range(9, 9 + len(pids))),
+}
+
+
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN)
+def test_labels_are_compared_for_equality_alone(write):
+    for first in (False, True):
+        similarity, query_pids, gallery_pids, exclude = problem(8)
+        expected = evaluate.rank_metrics(
+            similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first
+        )
+        found = evaluate.rank_metrics(
+            similarity, write(query_pids), write(gallery_pids), exclude=exclude, first_match_per_identity=first
+        )
+        same(found, expected, 0)
+
+
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN)
+def test_protocols_take_any_labels(write):
+    visible, visible_pids, thermal, thermal_pids = regdb_case(3)
+    expected = evaluate.regdb(visible, visible_pids, thermal, thermal_pids)
+    assert evaluate.regdb(visible, write(visible_pids), thermal, write(thermal_pids)).equals(expected)
+    table, permutations = small(seed=9)
+    community = evaluate.sysu(**table, gallery="community", trials=3)
+    assert evaluate.sysu(**table | {"pids": write(table["pids"])}, gallery="community", trials=3).equals(community)
+    names = dict(zip(table["pids"].tolist(), evaluate.identities(write(table["pids"])).tolist(), strict=True))
+    renamed = {(cam, names[pid]): runs for (cam, pid), runs in permutations.items()}
+    official = evaluate.sysu(**table, permutations=permutations, trials=3)
+    found = evaluate.sysu(**table | {"pids": write(table["pids"])}, permutations=renamed, trials=3)
+    assert found.equals(official)
+    labelled = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), np.arange(12) // 4, np.arange(12) % 2
+    features, pids, modality = labelled
+    for of_centres in (False, True):
+        plain = evaluate.separation(*labelled, of_centres=of_centres)
+        assert evaluate.separation(features, write(pids), modality, of_centres=of_centres) == plain
+    assert (
+        evaluate.margins(features, write(pids), modality).margin.tolist() == evaluate.margins(*labelled).margin.tolist()
+    )
+
+
+def test_stamps_that_float64_merges_are_two_people():
+    wrong = np.array([[0.1, 0.9], [0.9, 0.1]])  # each query finds the other person first
+    pids = [20230405123456788, 20230405123456789]
+    assert float(pids[0]) == float(pids[1])
+    found = evaluate.rank_metrics(wrong, pids, pids)
+    assert (found.cmc[0], found.mAP) == (0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "labels, text",
+    [
+        ([0.5, 1], "query_pids has the label 0.5: give whole numbers"),
+        (np.array([1, np.nan]), "query_pids has the label nan: give whole numbers"),
+        ([np.nan, 1], "query_pids has the label nan: give whole numbers"),
+        (np.array([1, np.inf]), "query_pids has the label inf: give whole numbers"),
+        (np.array([1.0, 2.0**53]), "query_pids has the label 9007199254740992.0: give whole numbers"),
+        (np.array([1.0, 2.0**24], np.float32), "query_pids has the label 16777216.0: give whole numbers"),
+        (np.array([1, 2048], np.float16), "query_pids has the label 2048.0: give whole numbers"),
+        (torch.tensor([1, 256]).bfloat16(), "query_pids has the value 256.0: give whole numbers"),
+        (["a", 1], "query_pids must be whole numbers or texts, of one kind, not 'a' among others"),
+        ([None, 1], "query_pids must be whole numbers or texts, of one kind, not None among others"),
+        ([1j, 1], "query_pids must be whole numbers or texts, of one kind, not 1j among others"),
+        (np.array(["2026-01-01", "2026-01-02"], "M8[D]"), "query_pids must be whole numbers or texts, not datetime64"),
+        ([[1], [2]], "query_pids must be one label for each image, (n,), not (2, 1)"),
+        (3, "query_pids must be one label for each image, (n,), not ()"),
+        ("ab", "query_pids must be one label for each image, (n,), not ()"),
+        (["1", "2"], "query_pids and gallery_pids must be of one kind, not texts and numbers"),
+    ],
+    ids=str,
+)
+def test_a_wrong_label_is_one_sentence(labels, text):
+    with pytest.raises(ValueError) as error:
+        evaluate.rank_metrics(np.eye(2), labels, [1, 2])
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+# Features and similarities
+
+
+CAST = {
+    "float64": lambda x: x,
+    "float32": lambda x: x.astype(np.float32),
+    "float16": lambda x: x.astype(np.float16),
+    "list": lambda x: x.tolist(),
+    "list of rows": lambda x: list(x),
+    "tensor": torch.from_numpy,
+    "bfloat16": lambda x: torch.from_numpy(x).bfloat16(),
+    "half": lambda x: torch.from_numpy(x).half(),
+    "whole numbers": lambda x: x.astype(np.int16),
+    "long double": lambda x: x.astype(np.longdouble),
+    "big-endian": lambda x: x.astype(">f4"),
+    "backwards": lambda x: x[::-1].copy()[::-1],
+    "read-only": lambda x: np.frombuffer(x.tobytes()).reshape(x.shape),
+    "with a graph": lambda x: torch.from_numpy(x).requires_grad_(),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("cast", CAST.values(), ids=CAST)
+def test_every_kind_of_number_gives_the_same_metrics(cast, metric):
+    """Features of 8 bits, so that no kind rounds them; half precision has neither their squares nor their cosines."""
+    rng = np.random.default_rng(0)
+    table, permutations = small(seed=10)
+    pids = table["pids"]
+    table["features"] = np.round(
+        rng.normal(scale=60, size=(40, 64))[pids % 40] + rng.normal(scale=60, size=(len(pids), 64))
+    )
+    table["features"] = table["features"].clip(-127, 127)
+    expected = evaluate.sysu(**table, permutations=permutations, metric=metric, trials=3)
+    assert 0.1 < expected["rank1"].mean() < 1
+    moved = table | {"features": cast(table["features"])}
+    pd.testing.assert_frame_equal(evaluate.sysu(**moved, permutations=permutations, metric=metric, trials=3), expected)
+    half = len(pids) // 2
+    x = table["features"]
+    expected = evaluate.regdb(x[:half], pids[:half], x[half:], pids[half:], metric=metric)
+    for one, other in ((cast, cast), (cast, CAST["float64"]), (torch.from_numpy, cast)):
+        found = evaluate.regdb(one(x[:half]), pids[:half], other(x[half:]), pids[half:], metric=metric)
+        pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("power", [-100, 66, 110])
+def test_features_of_any_size_rank_alike(metric, power):
+    """In float32 squares overflow beyond 2^63 and vanish below 2^-74."""
+    visible, visible_pids, thermal, thermal_pids = regdb_case(4)
+    visible, thermal = visible.astype(np.float32), thermal.astype(np.float32)
+    expected = evaluate.regdb(visible, visible_pids, thermal, thermal_pids, metric=metric)
+    scale = np.float32(2.0**power)
+    found = evaluate.regdb(visible * scale, visible_pids, thermal * scale, thermal_pids, metric=metric)
+    assert found.equals(expected) and expected["mAP"].max() < 1
+
+
+def test_autocast_does_not_reach_into_similarities():
+    visible, _, thermal, _ = (torch.from_numpy(x).float() if x.ndim == 2 else x for x in regdb_case(5))
+    for metric in ("cosine", "euclidean"):
+        expected = evaluate.similarity_matrix(visible, thermal, metric)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(evaluate.similarity_matrix(visible, thermal, metric), expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_broken_features_are_refused_everywhere(metric, bad):
+    visible, visible_pids, thermal, thermal_pids = regdb_case(6)
+    thermal[2, 3] = bad
+    with pytest.raises(ValueError, match=f"^gallery features of 1 of {len(thermal)} images are NaN or infinite"):
+        evaluate.regdb(visible, visible_pids, thermal, thermal_pids, metric=metric)
+    table, permutations = small(seed=11)
+    table["features"][5] = bad
+    with pytest.raises(ValueError, match=r"^features of 1 of .* images are NaN or infinite"):
+        evaluate.sysu(**table, permutations=permutations, metric=metric)
+    for call in (evaluate.separation, evaluate.margins, evaluate.cross_similarities):
+        features = torch.ones(4, 3)
+        features[1, 1] = bad
+        with pytest.raises(ValueError, match=r"^features of 1 of 4 images are NaN or infinite"):
+            call(features, [1, 2, 1, 2], [0, 0, 1, 1])
+    similarity = torch.eye(3)
+    similarity[1, 2] = bad
+    for given in (similarity, similarity.numpy(), similarity.tolist(), lambda rows: similarity[rows]):
+        with pytest.raises(ValueError, match=r"^similarity has NaN or infinite entries"):
+            evaluate.rank_metrics(given, [1, 2, 3], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "cast", [*list(CAST.values())[:8], CAST["whole numbers"]], ids=[*list(CAST)[:8], "whole numbers"]
+)
+def test_similarities_and_masks_of_any_kind(cast):
+    similarity, query_pids, gallery_pids, exclude = problem(12, ties=True)
+    expected = evaluate.rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude)
+    for mask in (exclude, exclude.tolist(), torch.from_numpy(exclude), lambda rows: torch.from_numpy(exclude[rows])):
+        same(evaluate.rank_metrics(cast(similarity), query_pids, gallery_pids, exclude=mask), expected, 0)
+    given = cast(similarity), query_pids, gallery_pids
+    one, other = (evaluate.both_directions(*given, mask) for mask in (exclude.tolist(), torch.from_numpy(exclude)))
+    assert one.equals(other)
+    for mask in (exclude.tolist(), torch.from_numpy(exclude)):
+        rows, columns, right = evaluate.hardest(*given, mask, 3, 4)
+        assert (
+            len(rows) == 3
+            and (right == ((query_pids[rows, None] == gallery_pids[columns]) & ~exclude[rows[:, None], columns])).all()
+        )
+
+
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ((EYE[:0], [], [1, 2], None), "a search needs queries and a gallery, not 0 queries and 2 gallery images"),
+        ((EYE[:, :0], [1, 2], [], None), "a search needs queries and a gallery, not 2 queries and 0 gallery images"),
+        ((EYE, [1, 2, 3], [1, 2], None), "similarity must be (queries, gallery images) = (3, 2), not (2, 2)"),
+        ((EYE[0], [1, 2], [1, 2], None), "similarity must be (queries, gallery images) = (2, 2), not (2,)"),
+        (("scores.npy", [1, 2], [1, 2], None), "similarity must be (queries, gallery images) = (2, 2), not ()"),
+        (([[1.0, 0], [1.0]], [1, 2], [1, 2], None), "rows of a list must be of one length"),
+        ((lambda rows: EYE[0], [1, 2], [1, 2], None), "similarity gives (2,) for 2 queries: it must be (2, 2)"),
+        ((EYE.astype(str), [1, 2], [1, 2], None), "similarity must be real numbers, not <U"),
+        ((1j * EYE, [1, 2], [1, 2], None), "similarity must be real numbers, not complex128"),
+        ((EYE, [1, 2], [1, 2], EYE), "exclude must be of type bool, not float64"),
+        ((EYE, [1, 2], [1, 2], EYE.astype(int).tolist()), "exclude must be of type bool, not int64"),
+        ((EYE, [1, 2], [1, 2], [0, 1]), "exclude must be (queries, gallery images) = (2, 2), not (2,)"),
+        ((EYE, [1, 2], [1, 2], lambda rows: EYE), "exclude must be of type bool, not float64"),
+    ],
+    ids=lambda x: x[:40] if isinstance(x, str) else "",
+)
+def test_a_wrong_matrix_is_one_sentence(given, text):
+    with pytest.raises(ValueError) as error:
+        evaluate.rank_metrics(*given[:3], exclude=given[3])
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize(
+    "query, gallery, text",
+    [
+        (EYE[0], EYE, "query features must be (n, D), a row of D numbers for each image, not (2,)"),
+        (EYE, EYE[None], "gallery features must be (n, D), a row of D numbers for each image, not (1, 2, 2)"),
+        (EYE[:0], EYE, "query and gallery features are (0, 2) and (2, 2): they must be (Q, D) and (G, D)"),
+        (EYE, torch.eye(3), "query and gallery features are (2, 2) and (3, 3): they must be (Q, D) and (G, D)"),
+        (EYE[:, :0], EYE, "query features must be (n, D), a row of D numbers for each image, not (2, 0)"),
+        (EYE.astype(str), EYE, "query features must be real numbers, not <U"),
+        (EYE * 1j, EYE, "query features must be real numbers, not complex128"),
+        (torch.eye(2) * 1j, EYE, "query features must be real numbers, not torch.complex64"),
+        ([[1.0], [1.0, 2.0]], EYE, "rows of a list must be of one length"),
+        ("features.npy", EYE, "query features must be real numbers, not <U"),
+    ],
+    ids=lambda x: x[:40] if isinstance(x, str) else "",
+)
+def test_wrong_features_are_one_sentence(query, gallery, text, metric):
+    with pytest.raises(ValueError) as error:
+        evaluate.similarity_matrix(query, gallery, metric)
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
 
 
 # SYSU-MM01
@@ -453,6 +710,57 @@ def test_sysu_leaves_its_arguments_alone(gallery, metric):
     assert all(np.array_equal(permuted[key], runs) for key, runs in permutations.items())
 
 
+def changed(name, value, row=0):
+    """small() with one value of a column replaced; as a list, which any value fits."""
+    table, permutations = small()
+    column = table[name].tolist()
+    column[row] = value
+    return table | {"permutations": permutations, name: column}
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        (changed("cams", 0), "cams has the value 0: SYSU-MM01 has cameras 1 to 6"),
+        (changed("cams", 7), "cams has the value 7: SYSU-MM01 has cameras 1 to 6"),
+        (changed("cams", 1.5), "cams has the label 1.5: give whole numbers"),
+        (changed("cams", "cam1"), "cams must be whole numbers or texts, of one kind, not 'cam1' among others"),
+        (changed("pids", None), "pids must be whole numbers or texts, of one kind, not None among others"),
+        (small()[0] | {"cams": small()[0]["cams"].astype(str)}, "cams must be whole numbers, not texts"),
+        (small()[0] | {"numbers": small()[0]["numbers"][1:]}, "features, pids, cams and numbers must be as long as "),
+        (small()[0] | {"numbers": np.ones(len(small()[0]["pids"]), int)}, "identity "),
+        (small()[0] | {"permutations": Path("exp/rand_perm_cam.mat")}, "permutations must be what datasets.sysu_perm"),
+        (
+            small()[0] | {"permutations": "exp/rand_perm_cam.mat"},
+            "permutations must be what datasets.sysu_permutations",
+        ),
+        (small()[0] | {"permutations": []}, "permutations must be what datasets.sysu_permutations(path) returns, not "),
+        (small()[0] | {"permutations": {}}, "rand_perm_cam.mat has no permutation of identity 10 in camera 1"),
+        (
+            small()[0] | {"permutations": small()[1], "shots": 1.0},
+            "shots and trials must be whole numbers of at least ",
+        ),
+        (
+            small()[0] | {"permutations": small()[1], "trials": 0},
+            "shots and trials must be whole numbers of at least 1",
+        ),
+        ({name: column[:0] for name, column in small()[0].items()}, "all search has no query with a match: "),
+    ],
+    ids=lambda x: x[:40] if isinstance(x, str) else "",
+)
+def test_a_wrong_sysu_table_is_one_sentence(given, text):
+    with pytest.raises(ValueError) as error:
+        evaluate.sysu(**given)
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_permutations_may_be_lists():
+    table, permutations = small(seed=3)
+    lists = {key: runs.tolist() for key, runs in permutations.items()}
+    one, other = (evaluate.sysu(**table, permutations=p, trials=2) for p in (permutations, lists))
+    assert one.equals(other)
+
+
 @pytest.mark.parametrize("wrong", [{"mode": "outdoor"}, {"gallery": "offical"}, {"metric": "manhattan"}])
 def test_sysu_names_a_wrong_option(wrong):
     table, permutations = small()
@@ -520,3 +828,71 @@ def test_what_queries_add_is_their_mean_over_trials_and_nan_without_a_match():
     found = evaluate.of_queries([first, second])
     assert found.rank1.tolist()[:2] == [0.5, 0.5] and found.rank5.tolist()[:2] == [1.0, 0.5]
     assert found.mAP.tolist()[:2] == [0.75, 0.6] and found.iloc[2].isna().all()
+
+
+def test_people_who_lack_a_modality_have_no_margin():
+    features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 1]])
+    found = evaluate.margins(features, ["a", "b", "a", "b", "c"], [0, 0, 1, 1, 1]).margin
+    assert found.to_dict() == {"a": 100.0, "b": 100.0}
+
+
+@pytest.mark.parametrize(
+    "call, pids, modality, text",
+    [
+        ("margins", [1, 1, 1, 1], [0, 0, 1, 1], "a margin needs visible and thermal images of a person, and "),
+        ("margins", [1, 2, 3, 4], [0, 0, 1, 1], "a margin needs visible and thermal images of a person, and "),
+        ("separation", [1, 1, 1, 1], [0, 0, 1, 1], "visible-thermal pairs of one person and of two are needed"),
+        ("separation", [1, 2, 3, 4], [0, 0, 1, 1], "visible-thermal pairs of one person and of two are needed"),
+        ("separation", [1, 2, 1, 2], [0, 0, 0, 0], "visible-thermal pairs of one person and of two are needed"),
+        ("separation", [1, 2, 1, 2], [1, 1, 2, 2], "modality has the value 2: 0 is visible and 1 is thermal"),
+        ("separation", [1, 2, 1], [0, 0, 1, 1], "features, pids and modality must be as long as each other, not [4, 3"),
+    ],
+)
+def test_wrong_pairs_are_one_sentence(call, pids, modality, text):
+    with pytest.raises(ValueError) as error:
+        getattr(evaluate, call)(torch.eye(4), pids, modality)
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_a_person_without_a_centre_is_named():
+    with pytest.raises(ValueError, match=r"^identity carol has images of one modality"):
+        evaluate.separation(torch.eye(5), ["a", "b", "a", "b", "carol"], [0, 0, 1, 1, 1], of_centres=True)
+
+
+def pairs_at(same, different):
+    """Features whose visible-thermal cosines are these: one visible person, whose thermal images and another's."""
+    cosines = torch.tensor([1.0, *same, *different], dtype=torch.float64)
+    features = torch.stack([cosines, (1 - cosines.square()).clamp(min=0).sqrt()], 1)
+    return features, [1] * (1 + len(same)) + [2] * len(different), [0] + [1] * (len(same) + len(different))
+
+
+def test_overlap_is_on_the_range_of_the_similarities():
+    """Bins of a quarter of the range: by hand, at any place and width of it."""
+    # of the same person 1, 1, 2, 4 and of others 1, 2, 3, 3 in bins 1 to 4: shares min(1/2, 1/4) + min(1/4, 1/4)
+    same, different = np.array([0.0, 0.2, 0.3, 1.0]), np.array([0.1, 0.4, 0.6, 0.7])
+    for low, high in ((-1, 1), (0.2, 0.4), (0.994, 0.998), (0.9999, 0.99999)):
+        drawn = pairs_at(*(low + (high - low) * x for x in (same, different)))
+        found = evaluate.separation(*drawn, bins=4)
+        assert found["overlap"] == pytest.approx(0.5)
+        assert found["same person"] == pytest.approx(low + (high - low) * 0.375)
+    apart = evaluate.separation(*pairs_at([0.9971, 0.9972], [0.9970, 0.9969]))
+    assert apart["overlap"] == 0
+
+
+def test_overlap_of_equal_similarities_is_one():
+    for value in (1.0, 0.3, -1.0):
+        assert evaluate.separation(*pairs_at([value] * 3, [value] * 2))["overlap"] == 1
+    noise = torch.ones(8, 2048) * (1 + 1e-7 * torch.randn(8, 1, generator=torch.Generator().manual_seed(0)))
+    assert evaluate.separation(noise, [1, 1, 2, 2] * 2, [0] * 4 + [1] * 4)["overlap"] == 1
+
+
+def test_an_interval_names_what_it_lacks():
+    for given in ({"groups": [0]}, {"groups": [0, 1], "draws": 0}, {"groups": [0, 1], "level": 1.0}):
+        with pytest.raises(ValueError, match=r"^an interval needs a group for each value"):
+            evaluate.interval(np.zeros((2, 1)), **given)
+
+
+def test_no_images_give_no_features():
+    net = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^there are no images to take features of"):
+        evaluate.extract(net, np.zeros((4, 3, 8, 8), np.uint8), np.zeros(0, int), np.zeros(0, int))

@@ -1,16 +1,24 @@
 """Retrieval metrics and the protocols of SYSU-MM01 and RegDB, as pure functions of features.
 
-FIELD's traps are decided here once: ties keep the gallery's order, a probe without a match is skipped, rank-k on
-SYSU-MM01 counts identities while mAP and mINP count images, and camera 3 never searches camera 2.
+Each image of one camera, the query, ranks the images of others, the gallery, by similarity. Public evaluators differ
+in four points, which change the numbers. Here, as in the official code of both sets:
+- of equal similarities the earlier image of the gallery ranks first;
+- a query that has no match in its gallery is left out of every mean;
+- rank-k on SYSU-MM01 counts each identity once, by its nearest image, while mAP and mINP count images;
+- a query of camera 3 of SYSU-MM01 sees no image of camera 2 (same_place()).
 
-No order is ever made of a gallery: a rank is one more than the number of images before a match, which few matches of
-a query allow to count, and many to find in the sorted scores.
+Features, similarities, labels and masks may be lists, NumPy arrays or tensors on any device. Labels are whole numbers
+or texts, compared for equality only. Half precision is computed in float32.
+
+We never argsort the gallery. The rank of a match is 1 + the number of gallery images that score higher: counted one
+match at a time where a query has few, and looked up in the sorted scores where it has many.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +29,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import images as im
-from .losses import centres, members, pairwise_distance
+from .losses import at_least_single, centres, members, no_autocast, pairwise_distance, unit, whole_numbers
 
 RANKS = (1, 5, 10, 20)
-CHUNK = 2**25  # similarity entries at once, 128 MB: 32 queries of a gallery of a million
-LONG = 2**15  # similarity entries of an identity's queries, for which a thread pays
+CHUNK = 2**25  # similarities held at once, 128 MB: 32 queries of a gallery of a million
+LONG = 2**15  # similarities of one identity's queries, from which on a thread pays
 GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
 QUERY_CAMERAS = (3, 6)
 
@@ -58,7 +66,8 @@ def rank_metrics(
     ranked = rank_queries(
         similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first_match_per_identity
     )
-    return mean_over_queries(ranked, len(np.unique(gallery_pids) if first_match_per_identity else gallery_pids))
+    gallery = np.unique(identities(gallery_pids)) if first_match_per_identity else gallery_pids
+    return mean_over_queries(ranked, len(gallery))
 
 
 def mean_over_queries(ranked: Ranked, length: int) -> Metrics:
@@ -75,28 +84,31 @@ def rank_queries(
 ) -> Ranked:
     """Rank of the first match, AP and INP of every query; AP and INP rank images, as all public code does.
 
-    Time grows with Q * G * matches a query; of what is not given as a matrix, memory holds CHUNK entries at once.
+    Time grows with Q * G * matches a query. Where a function gives the rows, CHUNK of their numbers are held at once.
 
     Args: similarity (Q, G), larger is nearer, or a function that gives rows of it for an index (n,) of queries, where
-        the whole does not fit (of unit features a product: a gallery need not be normalised again); query_pids (Q,);
-        gallery_pids (G,); exclude (Q, G) bool, or such a function: gallery images that a query may not see;
-        first_match_per_identity: `first` ranks identities by their first image, the CMC of SYSU-MM01.
-    Raises: ValueError if shapes disagree or an entry is not finite.
+        the whole does not fit in memory; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool, or such a function:
+        gallery images that a query may not see; first_match_per_identity: `first` ranks identities by their first
+        image, the CMC of SYSU-MM01.
+    Raises: ValueError if there is no query or no gallery, shapes disagree, a similarity is not finite, labels are
+        neither whole numbers nor texts, or exclude is not bool.
     """
-    query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
-    shape = (len(query_pids), len(gallery_pids))
-    for given in (similarity, exclude):
-        if not (given is None or callable(given)) and tuple(given.shape) != shape:
-            raise ValueError(
-                f"similarity and exclude must be (queries, gallery images) = {shape}, not {tuple(given.shape)}"
-            )
+    query_pids, gallery_pids = codes(query_pids, gallery_pids)
+    shape = len(query_pids), len(gallery_pids)
+    if not all(shape):
+        raise ValueError(f"a search needs queries and a gallery, not {shape[0]} queries and {shape[1]} gallery images")
+    similarity = matrix(similarity, "similarity", shape)
+    exclude = None if exclude is None else matrix(exclude, "exclude", shape)
     gallery, ranked = Gallery(gallery_pids, first_match_per_identity), nothing_found(len(query_pids))
     order = np.argsort(query_pids, kind="stable")  # queries of one identity share their matches
-    size = max(1, CHUNK // max(1, shape[1]))
+    size = max(1, CHUNK // shape[1])
     for rows in np.split(order, range(size, len(order), size)):
-        scores = finite(as_array(taken(similarity, rows)))
+        scores = finite(some_rows(similarity, "similarity", rows, shape[1]))
         if exclude is not None:
-            scores = np.where(as_array(taken(exclude, rows)), -np.inf, scores)
+            unseen = some_rows(exclude, "exclude", rows, shape[1])
+            if unseen.dtype != bool:
+                raise ValueError(f"exclude must be of type bool, not {unseen.dtype}: true where a query may not see")
+            scores = np.where(unseen, -np.inf, scores)
         fill(ranked, rows, query_pids, scores, gallery)
     return ranked
 
@@ -118,27 +130,117 @@ def nothing_found(queries: int) -> Ranked:
     return Ranked(np.zeros(queries, np.int64), np.full(queries, np.nan), np.full(queries, np.nan))
 
 
-def taken(given, rows: np.ndarray):
-    """Some rows of a matrix, or of what a function gives for them."""
-    return given(rows) if callable(given) else given[rows]
+def identities(labels, name: str = "pids") -> np.ndarray:
+    """Labels (n,) as int64, as Python's integers where these are too small, or as texts: equal labels stay equal.
+
+    A float64 holds whole numbers up to 2^53 alone, so that larger ones must never pass through one.
+    Raises: ValueError unless they are one whole number or one text for each image.
+    """
+    if isinstance(labels, Tensor):
+        labels = whole_numbers(labels.detach().cpu(), name).numpy()
+    array = np.array(labels, dtype=object if isinstance(labels, list | tuple) else None)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one label for each image, (n,), not {array.shape}")
+    if array.dtype.kind == "O":
+        plain = [x.item() if isinstance(x, Tensor | np.generic) else x for x in array]
+        if all(isinstance(x, str) for x in plain):
+            return np.array(plain, dtype=str)
+        if all(isinstance(x, Integral) for x in plain):
+            small = all(-(2**63) <= x < 2**63 for x in plain)
+            return np.array([int(x) for x in plain], dtype=np.int64 if small else object)
+        if not all(isinstance(x, Real) for x in plain):
+            odd = next((x for x in plain if not isinstance(x, Real)), None)
+            raise ValueError(f"{name} must be whole numbers or texts, of one kind, not {odd!r} among others")
+        array = np.array(plain, dtype=float)
+    if array.dtype.kind == "f":
+        exact = (array == np.round(array)) & (np.abs(array) < 2 / np.finfo(array.dtype).eps)
+        if not exact.all():
+            raise ValueError(f"{name} has the label {array[~exact][0]}: give whole numbers, as integers, or texts")
+    elif array.dtype.kind == "u" and array.size and array.max() >= 2**63:
+        return array.astype(object)
+    elif array.dtype.kind not in "biu":
+        if array.dtype.kind in "UT":
+            return array.astype(str)
+        raise ValueError(f"{name} must be whole numbers or texts, not {array.dtype}")
+    return array.astype(np.int64)
+
+
+def codes(query_pids, gallery_pids) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of queries and gallery as numbers 0, 1, ... that are equal, and in order, where the labels are."""
+    pids = identities(query_pids, "query_pids"), identities(gallery_pids, "gallery_pids")
+    text = {x.dtype.kind == "U" for x in pids if len(x)}
+    if len(text) == 2:
+        raise ValueError("query_pids and gallery_pids must be of one kind, not texts and numbers: none would be equal")
+    code = np.unique(np.concatenate([x for x in pids if len(x)] or [pids[0]]), return_inverse=True)[1]
+    return code[: len(pids[0])], code[len(pids[0]) :]
 
 
 def as_array(x) -> np.ndarray:
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    """A NumPy array of a tensor on any device, a list or an array; half precision as float32."""
+    if isinstance(x, Tensor):
+        return at_least_single(x.detach()).cpu().numpy()
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError("rows of a list must be of one length") from error
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def matrix(given, name: str, shape: tuple[int, int]):
+    """A function, or a tensor or array of this shape. Raises: ValueError on another shape."""
+    if callable(given):
+        return given
+    given = given if isinstance(given, Tensor) else as_array(given)
+    if tuple(given.shape) != shape:
+        raise ValueError(f"{name} must be (queries, gallery images) = {shape}, not {tuple(given.shape)}")
+    return given
+
+
+def some_rows(given, name: str, rows: np.ndarray, width: int) -> np.ndarray:
+    """Rows (n, width) of a matrix, or what a function gives for them. Raises: ValueError on another shape."""
+    block = as_array(given(rows) if callable(given) else given[rows])
+    if block.shape != (len(rows), width):
+        raise ValueError(f"{name} gives {block.shape} for {len(rows)} queries: it must be {(len(rows), width)}")
+    return block
 
 
 def finite(similarity: np.ndarray) -> np.ndarray:
-    """The matrix itself. Raises: ValueError if an entry is not finite."""
+    """The matrix, as floats. Raises: ValueError if an entry is no finite number."""
+    if similarity.dtype.kind not in "fiub":
+        raise ValueError(f"similarity must be real numbers, not {similarity.dtype}")
     if not np.isfinite(similarity).all():
         raise ValueError("similarity has NaN or infinite entries: the features are broken, no rank can be trusted")
-    return similarity
+    return similarity if similarity.dtype.kind == "f" else similarity.astype(float)
+
+
+def feature_rows(x, name: str = "features") -> Tensor:
+    """Features (n, D) as a tensor of float32 at least, from a tensor, an array or a list.
+
+    Raises: ValueError unless they are finite numbers, a row for each image.
+    """
+    if not isinstance(x, Tensor):
+        x = as_array(x)
+        if x.dtype.kind not in "fiub":
+            raise ValueError(f"{name} must be real numbers, not {x.dtype}")
+        kind = (
+            np.float32 if x.dtype == np.float32 else np.float64
+        )  # of native bytes, writable, forward strides: torch's
+        x = torch.from_numpy(np.require(x, kind, ["C", "W"]))
+    if x.is_complex():
+        raise ValueError(f"{name} must be real numbers, not {x.dtype}")
+    x = at_least_single(x) if x.is_floating_point() else x.double()
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"{name} must be (n, D), a row of D numbers for each image, not {tuple(x.shape)}")
+    if broken := int((~torch.linalg.vector_norm(x.detach(), torch.inf, dim=1).isfinite()).sum()):
+        raise ValueError(f"{name} of {broken} of {len(x)} images are NaN or infinite: no rank can be trusted")
+    return x
 
 
 class Gallery:
     """Where the images of each identity stand in a gallery."""
 
     def __init__(self, pids: np.ndarray, count_identities: bool, columns: np.ndarray | None = None):
-        """pids (G,); columns (G,): the gallery is these columns of the similarities; else it is all of them."""
+        """pids (G,) int64; columns (G,): the gallery is these columns of the similarities; None: all of them."""
         self.columns, self.count_identities = columns, count_identities
         order = np.argsort(pids, kind="stable")
         self.identities, starts = np.unique(pids[order], return_index=True)
@@ -147,22 +249,26 @@ class Gallery:
 
 
 def fill(ranked: Ranked, rows: np.ndarray, query_pids: np.ndarray, scores: np.ndarray, gallery: Gallery) -> None:
-    """Rank the queries `rows`, identities in blocks one after another, by their scores (len(rows), all columns)."""
-    edges = np.flatnonzero(np.diff(query_pids[rows], prepend=np.nan, append=np.nan))
+    """Write into `ranked` what the queries `rows` find by their scores (len(rows), all columns).
 
-    def some(starts: np.ndarray) -> None:
-        for start, stop in starts:
-            if (own := gallery.own.get(query_pids[rows[start]].item())) is not None:
+    Args: rows: sorted by identity, so that the queries of one stand in a block.
+    """
+    pids = query_pids[rows]
+    edges = np.flatnonzero(np.concatenate([[True], pids[1:] != pids[:-1], [True]])) if len(rows) else np.zeros(1, int)
+
+    def rank_blocks(bounds: np.ndarray) -> None:
+        for start, stop in bounds:
+            if (own := gallery.own.get(pids[start].item())) is not None:
                 block = scores[start:stop]
                 block = block if gallery.columns is None else block.take(gallery.columns, axis=1)
                 for column, found in zip(ranked, rank_block(block, own, gallery), strict=True):
                     column[rows[start:stop]] = found
 
-    # NumPy leaves the interpreter's lock in its loops: threads of short ones would only wait for each other
+    # NumPy's loops release the interpreter's lock, so threads help; where loops are short they only wait for it
     block = len(rows) * len(gallery.order) / max(1, len(edges) - 1)
     workers = torch.get_num_threads() if block > LONG else 1
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(some, np.array_split(np.stack([edges[:-1], edges[1:]], 1), workers)))
+        list(pool.map(rank_blocks, np.array_split(np.stack([edges[:-1], edges[1:]], 1), workers)))
 
 
 def rank_block(scores: np.ndarray, own: np.ndarray, gallery: Gallery) -> Ranked:
@@ -198,7 +304,7 @@ def rank_of_identity(scores: np.ndarray, value: np.ndarray, own: np.ndarray, gal
 
 
 def rank_by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """1-based rank (q, m) of the columns `own` in each row; of equal scores the earlier comes first, as in MATLAB."""
+    """1-based rank (q, m) of the columns `own` in each row; of equal scores the earlier column comes first."""
     rank = np.empty((len(scores), len(own)), np.int64)
     for j, place in enumerate(own):
         v = scores[:, place, None]
@@ -207,9 +313,9 @@ def rank_by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def rank_by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The same, faster where a row has many matches: NumPy sorts values alone in a sixth of the time of an argsort."""
+    """rank_by_counting() where a row has many matches: sorting the values takes a sixth of the time of an argsort."""
     ordered, value = np.sort(scores, axis=1), scores[:, own]
-    # a row at a time: torch's searchsorted would start threads of its own in every thread
+    # NumPy's searchsorted takes one row at a time; torch's takes all, but starts threads inside each of our threads
     upto = np.stack([row.searchsorted(v, "right") for row, v in zip(ordered, value, strict=True)])  # (q, m)
     nearer = scores.shape[1] - upto
     before = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1)
@@ -220,18 +326,30 @@ def rank_by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def count(mask: np.ndarray) -> np.ndarray:
-    """(q, G) bool -> (q,) how many are true; half the time of mask.sum(1)."""
+    """How many of each row of a mask (q, G) are true, (q,), in half the time of mask.sum(1)."""
     return mask.view(np.uint8).sum(1, dtype=np.uint32)
 
 
 def similarity_matrix(query, gallery, metric: str = "cosine") -> Tensor:
-    """(Q, D), (G, D) -> (Q, G): cosine, or the negative Euclidean distance. Raises: ValueError on another metric."""
-    query, gallery = torch.as_tensor(query), torch.as_tensor(gallery)
-    if metric == "cosine":
-        return F.normalize(query, dim=1) @ F.normalize(gallery, dim=1).T
-    if metric == "euclidean":
-        return -pairwise_distance(query, gallery)
-    raise ValueError(f"metric {metric!r} is not known: choose cosine or euclidean")
+    """Similarity (Q, G) of features (Q, D) and (G, D): the cosine, or the negative Euclidean distance.
+
+    Raises: ValueError on another metric, other shapes, and features that are no finite numbers.
+    """
+    query, gallery = feature_rows(query, "query features"), feature_rows(gallery, "gallery features")
+    if query.shape[1] != gallery.shape[1] or not len(query) or not len(gallery):
+        shapes = f"{tuple(query.shape)} and {tuple(gallery.shape)}"
+        raise ValueError(f"query and gallery features are {shapes}: they must be (Q, D) and (G, D) with Q, G > 0")
+    return similarities(query, gallery, metric)
+
+
+def similarities(query: Tensor, gallery: Tensor, metric: str) -> Tensor:
+    """similarity_matrix() of rows that feature_rows() has checked."""
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"metric {metric!r} is not known: choose cosine or euclidean")
+    kind = torch.promote_types(query.dtype, gallery.dtype)
+    query, gallery = query.to(kind), gallery.to(query.device, kind)
+    with no_autocast(query.device.type):
+        return unit(query) @ unit(gallery).T if metric == "cosine" else -pairwise_distance(query, gallery)
 
 
 def row(metrics: Metrics, gallery: int, **names) -> dict:
@@ -250,6 +368,14 @@ def same_place(query_cams, gallery_cams) -> np.ndarray:
     return (np.asarray(query_cams)[:, None] == 3) & (np.asarray(gallery_cams) == 2)
 
 
+def numbers_only(x, name: str) -> np.ndarray:
+    """identities() that are no texts. Raises: ValueError if they are."""
+    x = identities(x, name)
+    if x.dtype.kind == "U":
+        raise ValueError(f"{name} must be whole numbers, not texts")
+    return x
+
+
 class SysuSearch:
     """SYSU-MM01: thermal cameras 3 and 6 search visible galleries drawn anew in each trial.
 
@@ -260,20 +386,30 @@ class SysuSearch:
 
     def __init__(self, features, pids, cams, numbers, *, metric: str = "cosine"):
         """features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera."""
-        features = torch.as_tensor(features)
-        pids, cams, numbers = (np.asarray(a) for a in (pids, cams, numbers))
+        features, pids = feature_rows(features), identities(pids)
+        cams, numbers = numbers_only(cams, "cams"), numbers_only(numbers, "numbers")
         if not len(features) == len(pids) == len(cams) == len(numbers):
             lengths = [len(a) for a in (features, pids, cams, numbers)]
             raise ValueError(f"features, pids, cams and numbers must be as long as each other, not {lengths}")
+        if (odd := ~np.isin(cams, QUERY_CAMERAS + GALLERY_CAMERAS["all"])).any():
+            raise ValueError(f"cams has the value {cams[odd][0]}: SYSU-MM01 has cameras 1 to 6")
+        names, pids = np.unique(pids, return_inverse=True)  # from here on pids are places in `names`
         query = np.flatnonzero(np.isin(cams, QUERY_CAMERAS))
         query = query[np.argsort(pids[query], kind="stable")]
         candidates = np.flatnonzero(np.isin(cams, GALLERY_CAMERAS["all"]))
         self.query, self.query_pids, self.pids = query, pids[query], pids[candidates]
-        self.cams, self.unseen = cams[candidates], same_place(cams[query], cams[candidates])
-        self.scores = finite(as_array(similarity_matrix(features[query], features[candidates], metric)))
-        self.scores[self.unseen] = -np.inf
-        keys = zip(cams[candidates].tolist(), self.pids.tolist(), numbers[candidates].tolist(), strict=True)
-        self.column = {key: c for c, key in enumerate(keys)}
+        self.cams, unseen = cams[candidates], same_place(cams[query], cams[candidates])
+        self.found_by_any = ((self.query_pids[:, None] == self.pids) & ~unseen).any(0)  # (columns,)
+        self.scores = np.zeros(unseen.shape)  # without queries or gallery there is nothing to compare
+        if unseen.size:
+            self.scores = finite(as_array(similarities(features[query], features[candidates], metric)))
+        self.scores[unseen] = -np.inf
+        keys = zip(self.cams.tolist(), names[self.pids].tolist(), numbers[candidates].tolist(), strict=True)
+        self.column: dict[tuple, int] = {}  # (cam, pid, number) -> its column of the scores
+        for column, key in enumerate(keys):
+            if self.column.setdefault(key, column) != column:
+                cam, pid, number = key
+                raise ValueError(f"identity {pid} has two images of number {number} in camera {cam}: count them from 1")
         self.sets: dict[tuple, list[int]] = {}  # (pid, cam), ascending -> the numbers of its images, ascending
         for cam, pid, number in sorted(self.column, key=lambda key: (key[1], key[0], key[2])):
             self.sets.setdefault((pid, cam), []).append(number)
@@ -283,8 +419,7 @@ class SysuSearch:
 
         Args: mode: "all" or "indoor". Raises: ValueError on another mode.
         """
-        held = np.isin(self.cams, gallery_cameras(mode))
-        return bool(((self.query_pids[:, None] == self.pids) & ~self.unseen & held).any())
+        return bool((self.found_by_any & np.isin(self.cams, gallery_cameras(mode))).any())
 
     def distinct_galleries(
         self, mode: str = "all", shots: int = 1, gallery: str = "official", permutations=None, trials: int = 10
@@ -327,8 +462,8 @@ class SysuSearch:
     def galleries(self, mode: str, shots: int, gallery: str, permutations, trials: int) -> Iterator[np.ndarray]:
         """The columns of `self.scores` that each trial's gallery holds, in its order."""
         cameras = gallery_cameras(mode)
-        if shots < 1 or trials < 1:
-            raise ValueError(f"shots and trials must be at least 1, not {shots} and {trials}")
+        if not all(isinstance(n, Integral) and n >= 1 for n in (shots, trials)):
+            raise ValueError(f"shots and trials must be whole numbers of at least 1, not {shots} and {trials}")
         sets = {key: numbers for key, numbers in self.sets.items() if key[1] in cameras}
         for trial in range(trials):
             yield np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
@@ -379,6 +514,9 @@ def draw_gallery(
         raise ValueError(f"gallery {gallery!r} is not known: choose official or community")
     if gallery == "official" and permutations is None:
         raise ValueError("the official gallery needs the permutations of exp/rand_perm_cam.mat: see data/README.md")
+    if gallery == "official" and not isinstance(permutations, Mapping):
+        kind = type(permutations).__name__
+        raise ValueError(f"permutations must be what datasets.sysu_permutations(path) returns, not of type {kind}")
     stream = random.Random(trial)  # the same stream as random.seed(trial) on the module
     drawn = []
     for (pid, cam), numbers in sets.items():
@@ -391,7 +529,7 @@ def draw_gallery(
         elif trial >= len(permutations[cam, pid]):
             raise ValueError(f"rand_perm_cam.mat has {len(permutations[cam, pid])} trials, not {trial + 1}")
         else:
-            chosen = permutations[cam, pid][trial][:shots].tolist()  # a place in the folder is a number
+            chosen = np.asarray(permutations[cam, pid][trial])[:shots].tolist()  # a place in the folder is a number
         if len(chosen) < shots or not set(chosen) <= set(numbers):
             raise ValueError(
                 f"identity {pid} has {len(numbers)} images in camera {cam}: too few for {shots} shots, or some missing"
@@ -412,6 +550,7 @@ def regdb(visible, visible_pids, thermal, thermal_pids, *, metric: str = "cosine
 
 def both_directions(similarity: Tensor, visible_pids, thermal_pids, exclude=None) -> pd.DataFrame:
     """Visible-to-thermal and thermal-to-visible of one (V, T) similarity, `exclude` (V, T) bool as in rank_metrics."""
+    similarity, exclude = (x if x is None or isinstance(x, Tensor) else as_array(x) for x in (similarity, exclude))
     back = None if exclude is None else exclude.T
     v2t = rank_metrics(similarity, visible_pids, thermal_pids, exclude=exclude)
     t2v = rank_metrics(similarity.T, thermal_pids, visible_pids, exclude=back)
@@ -420,15 +559,16 @@ def both_directions(similarity: Tensor, visible_pids, thermal_pids, exclude=None
 
 
 def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queries: int, top: int):
-    """The queries with the lowest average precision, one of each person, and what they found: for looking at.
+    """The queries with the lowest average precision, one of each person, and the images that they found.
 
     Returns: rows of the queries (n,), columns of the gallery (n, top) nearest first, whether each is a match (n, top).
     """
-    query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
+    query_pids, gallery_pids = codes(query_pids, gallery_pids)
+    similarity, exclude = as_array(similarity), as_array(exclude)
     ap = rank_queries(similarity, query_pids, gallery_pids, exclude=exclude).ap
     worst = np.argsort(ap, kind="stable")[: np.isfinite(ap).sum()]  # NaN comes last
     chosen = worst[pd.Series(query_pids[worst]).drop_duplicates().index[:queries]]
-    scores = np.where(as_array(exclude[chosen]), -np.inf, as_array(similarity[chosen]))
+    scores = np.where(exclude[chosen], -np.inf, similarity[chosen])
     found = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     right = (query_pids[chosen, None] == gallery_pids[found]) & np.isfinite(np.take_along_axis(scores, found, axis=1))
     return chosen, found, right
@@ -448,10 +588,16 @@ def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:
 def interval(values: np.ndarray, groups, *, draws: int = 10_000, seed: int = 0, level: float = 0.95) -> np.ndarray:
     """Percentile bootstrap interval (2, K) of the means of values (n, K), whole groups (n,) drawn with replacement.
 
-    A group is what is found or missed together: the images of one person, who are no n witnesses, so that drawn one by
-    one their interval is too narrow. groups=range(n) draws each value by itself.
+    A group is what is found or missed together, such as the images of one person: drawn one by one they would count as
+    independent, and the interval would be too narrow. groups=range(n) draws each value by itself.
+    Raises: ValueError if groups are not as many as values, or on draws < 1 or a level outside of 0 to 1.
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 8.6 and 13.3.
     """
+    if len(values) != len(groups) or draws < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"an interval needs a group for each value, draws and a level between 0 and 1, not {len(values)} values, "
+            f"{len(groups)} groups, {draws} draws and level {level}"
+        )
     _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
     sums, g, means, n = np.zeros((len(count), values.shape[1])), np.random.default_rng(seed), [], len(count)
     np.add.at(sums, index, values)
@@ -477,7 +623,7 @@ def bootstrap_mean(values, groups=None, **options) -> tuple[float, float]:
 
 
 def forward_only(call: Callable) -> Callable:
-    """A function that runs without gradients and eagerly: compiled networks are so for a training batch."""
+    """A function that runs without gradients and uncompiled: what is compiled expects the shape of a training batch."""
 
     @wraps(call)
     def eager(*given, **named):
@@ -492,7 +638,10 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
 
     Args: pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows.
+    Raises: ValueError if there are no rows.
     """
+    if not len(rows):
+        raise ValueError("there are no images to take features of")
     net.eval()
     device = next(net.parameters()).device
     features = []
@@ -500,50 +649,79 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
         part = slice(start, start + batch)
         x = im.normalise(torch.from_numpy(pixels[rows[part]]).to(device))
         out = net(x, torch.tensor(modality[part]))
-        features.append(F.normalize(out.features.float(), dim=1).cpu())
+        features.append(unit(out.features.float()).cpu())
     return torch.cat(features)
 
 
-def cross_similarities(features: Tensor, pids: np.ndarray, modality: np.ndarray, *, of_centres: bool = False):
+def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Features (N, D), pids (N,) and modality (N,) int64, checked.
+
+    Raises: ValueError unless there are as many of each, and each modality is 0 (visible) or 1 (thermal).
+    """
+    features, pids, modality = feature_rows(features), identities(pids), numbers_only(modality, "modality")
+    if not len(features) == len(pids) == len(modality):
+        lengths = [len(features), len(pids), len(modality)]
+        raise ValueError(f"features, pids and modality must be as long as each other, not {lengths}")
+    if (odd := ~np.isin(modality, (0, 1))).any():
+        raise ValueError(f"modality has the value {modality[odd][0]}: 0 is visible and 1 is thermal")
+    return features, pids, modality
+
+
+def cross_similarities(features, pids, modality, *, of_centres: bool = False) -> tuple[Tensor, Tensor]:
     """Cosine similarities of all visible-thermal pairs: of the same person (n,), of different people (m,).
 
-    Args: features (N, D); pids, modality (N,); of_centres: between centres (S2 Eq. 1) instead of images.
+    Args: features (N, D); pids (N,); modality (N,), 0 visible, 1 thermal; of_centres: between the people's centres
+        (S2 Eq. 1) instead of images.
+    Raises: ValueError if there is no pair of one kind, or (of_centres) a person lacks a modality.
     """
+    features, pids, modality = by_modality(features, pids, modality)
+    visible, thermal = (features[np.flatnonzero(modality == m)] for m in (0, 1))
+    people = [pids[modality == m] for m in (0, 1)]
     if of_centres:
-        labels = torch.tensor(pids)
-        member, identities, _ = members(features, labels, torch.tensor(modality))
-        visible, thermal = centres(features, member)
-        same = torch.eye(len(identities), dtype=torch.bool)
-    else:
-        visible, thermal = (features[np.flatnonzero(modality == m)] for m in (0, 1))
-        same = torch.from_numpy(pids[modality == 0][:, None] == pids[modality == 1])
-    similarity = similarity_matrix(visible, thermal).clamp(-1, 1)
+        if lacking := set(people[0].tolist()) ^ set(people[1].tolist()):
+            raise ValueError(f"identity {min(lacking)} has images of one modality: a centre of each needs both")
+        labels = torch.from_numpy(np.unique(pids, return_inverse=True)[1])
+        visible, thermal = centres(features, members(features, labels, torch.from_numpy(modality))[0])
+        people = [np.unique(pids)] * 2
+    same = torch.from_numpy(people[0][:, None] == people[1])
+    if not same.any() or same.all():
+        raise ValueError("visible-thermal pairs of one person and of two are needed: one kind is missing")
+    similarity = similarity_matrix(visible, thermal).clamp(-1, 1).cpu()
     return similarity[same], similarity[~same]
 
 
-def separation(
-    features: Tensor, pids: np.ndarray, modality: np.ndarray, bins: int = 50, *, of_centres: bool = False
-) -> dict[str, float]:
+def separation(features, pids, modality, bins: int = 50, *, of_centres: bool = False) -> dict[str, float]:
     """Mean cosine similarity of visible-thermal pairs: same person, different people, and their overlap.
 
-    overlap is the shared area of both histograms on [-1, 1]: 0 where a threshold parts them, 1 where they are equal.
-    Args: as in cross_similarities().
+    overlap is the shared area of both histograms, 0 where a threshold parts them, 1 where they are equal. Its bins
+    divide the range of all these similarities, from the smallest to the largest: features of an untrained network
+    have cosines in a range so narrow that fixed bins over [-1, 1] would hold them all in one. Where the similarities
+    differ by rounding alone overlap is 1.
+    Args, Raises: as cross_similarities().
     """
-    same, different = cross_similarities(features, pids, modality, of_centres=of_centres)
-    parts = [torch.histc(s.float(), bins, -1, 1) / len(s) for s in (same, different)]
-    means = {"same person": same.mean().item(), "different people": different.mean().item()}
-    return means | {"overlap": torch.minimum(*parts).sum().item()}
+    parts = cross_similarities(features, pids, modality, of_centres=of_centres)
+    means = {"same person": parts[0].mean().item(), "different people": parts[1].mean().item()}
+    low, high = torch.cat(parts).aminmax()
+    if high - low <= bins * torch.finfo(low.dtype).eps:
+        return means | {"overlap": 1.0}
+    shares = [torch.histc(x.double(), bins, low.item(), high.item()) / len(x) for x in parts]
+    return means | {"overlap": torch.minimum(*shares).sum().item()}
 
 
-def margins(features: Tensor, pids: np.ndarray, modality: np.ndarray) -> pd.DataFrame:
+def margins(features, pids, modality) -> pd.DataFrame:
     """By how much a person's images of both modalities agree more than with others': pid (index), margin.
 
     margin: mean cosine similarity of the person's visible-thermal pairs less that of the pairs of its thermal images
-    with other people's visible ones, times 100. Args: as in cross_similarities().
+    with other people's visible ones, times 100. People who lack a modality have none. Args: as cross_similarities().
+    Raises: ValueError if no person has both modalities, or only one person is visible.
     """
+    features, pids, modality = by_modality(features, pids, modality)
     visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
-    similarity = 100 * similarity_matrix(features[thermal], features[visible]).double().numpy()
+    thermal = thermal[np.isin(pids[thermal], pids[visible])]
     same = pids[thermal][:, None] == pids[visible]
+    if not same.any() or same.all(1).any():
+        raise ValueError("a margin needs visible and thermal images of a person, and visible ones of another")
+    similarity = 100 * similarity_matrix(features[thermal], features[visible]).double().cpu().numpy()
     margin = (similarity * same).sum(1) / same.sum(1) - (similarity * ~same).sum(1) / (~same).sum(1)
     return pd.DataFrame({"pid": pids[thermal], "margin": margin}).groupby("pid").mean()
 

@@ -50,23 +50,28 @@ FRACTION, WEIGHT, SCALE = Range(0, 1), Range(0), Range(0, above=True)
 def loss(*, dims: tuple[int, ...] = (2,), **ranges: Range) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator of a loss, which keeps the contract above for it: checks of the batch and arguments, and precision.
 
+    Its attribute `check(**options)` tries arguments without a batch.
     Args: dims: how many dimensions the features may have; ranges: of arguments that may not be any finite number.
     """
 
     def decorate(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         kinds = {p.name: p.annotation for p in signature(call).parameters.values() if p.kind == p.KEYWORD_ONLY}
 
+        def check(**options: Any) -> None:
+            for name, value in options.items():
+                if name in kinds:  # Python names the others when the loss is called
+                    check_option(name, value, kinds[name], ranges.get(name, Range()))
+
         @wraps(call)
         def checked(features: Tensor, labels: Tensor, modality: Tensor, **options: Any) -> Tensor:
-            for name, value in options.items():
-                if name in kinds:  # else Python names it
-                    check_option(name, value, kinds[name], ranges.get(name, Range()))
+            check(**options)
             features, labels, modality = check_batch(features, labels, modality, dims)
             if options.get("local") is not None:
                 options["local"] = check_stripes(options["local"], features)
             with no_autocast(features.device.type):
                 return call(features, labels, modality, **options)
 
+        checked.check = check
         return checked
 
     return decorate
