@@ -1,11 +1,15 @@
 """Two-stream network: what is shared, what is not, weights, and errors in one sentence."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vtlib import model
+from vtlib.config import experiment
+from vtlib.losses import LOSSES
+from vtlib.methods import METHODS
 from vtlib.model import TwoStreamNet
 
 IMAGES, MODALITY = torch.rand(6, 3, 48, 24), torch.tensor([0, 1, 0, 1, 1, 0])
@@ -43,6 +47,127 @@ def test_attention_sits_in_each_stream_with_its_own_weights_and_starts_as_the_id
     attentive.load_state_dict(plain.state_dict(), strict=False)
     a, b = (n.eval()(IMAGES, MODALITY).features for n in (plain, attentive))
     torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+@pytest.mark.parametrize("attention", [False, True])
+def test_each_modality_has_as_many_stages_of_its_own_as_asked_for(cut, attention):
+    made = net(attention=attention, specific_stages=cut)
+    made(IMAGES[MODALITY == 1], MODALITY[MODALITY == 1]).logits.sum().backward()
+    stage = {}  # of every weight of the backbone: of which streams it has a gradient
+    for name, parameter in made.named_parameters():
+        if name.startswith("specific"):
+            stage.setdefault(int(name.split(".")[1]), []).append(parameter.grad is not None)
+    assert set(stage) == ({0, 1} if cut else set())
+    assert all(any(grads) == bool(stream) for stream, grads in stage.items())  # thermal images reach stream 1 alone
+    assert all(p.grad is not None for n, p in made.shared.named_parameters() if "alpha" not in n)
+    kinds = [type(m).__name__ for m in (made.specific[0] if cut else made.shared)]
+    assert kinds.count("Sequential") == ((cut - 1) if cut else 4)  # stages behind stage 0
+    places = [n for n, m in made.named_modules() if isinstance(m, model.PositionAttention)]
+    assert len(places) == attention * (2 if cut >= 2 else 1)
+    whole = sum(p.numel() for p in net(attention=False, specific_stages=0).parameters())
+    own = sum(p.numel() for stream in made.specific for n, p in stream.named_parameters()) / 2
+    assert attention or sum(p.numel() for p in made.parameters()) == whole + own
+
+
+def test_the_cut_of_every_method_is_that_of_its_paper():
+    cuts = {name: experiment("paper", name).specific_stages for name in METHODS}
+    assert {name for name, cut in cuts.items() if cut != 2} == {"agw_base", "margin_mmd"}
+    assert cuts["agw_base"] == 1 and cuts["margin_mmd"] == 3
+
+
+def test_margin_mmd_means_the_same_at_each_profile():
+    """1.4 is 0.905 of MMD^2 where all images of a person are equally far apart, at K = 4."""
+    for profile, margin in (("quick", 2.8), ("cpu", 2.8), ("gpu", 1.4), ("paper", 1.4)):
+        made = experiment(profile, "margin_mmd")
+        k = made.images_per_identity
+        features = torch.eye(2 * k, dtype=torch.float64)  # one person, all distances equal
+        found = LOSSES["margin_mmd"](features, torch.zeros(2 * k).long(), (torch.arange(2 * k) >= k).long(), margin=0.0)
+        assert made.losses["margin_mmd"]["margin"] == margin
+        assert margin / found.item() == pytest.approx(1.4 / 1.547, abs=2e-3)
+
+
+def test_fresh_parameters_are_those_that_no_backbone_has():
+    for options in ({}, {"parts": [(3, 8, 1.0)]}, {"specific_stages": 0}, {"attention": False}):
+        made = net(**options)
+        names = {id(p): n for n, p in made.named_parameters()}
+        fresh = {names[id(p)] for p in made.fresh_parameters()}
+        first = ("classifier.", "neck.", "heads.")
+        assert fresh == {n for n in names.values() if n.startswith(first) or n.split(".")[-2] in "bcd" or "alpha" in n}
+
+
+def saved(kind, folder):
+    """A weights file as people have them."""
+    whole, state = model.thin_resnet(), model.thin_resnet().state_dict()
+    if kind == "half of a file":
+        torch.save(state, folder / "w.pth")
+        (folder / "w.pth").write_bytes((folder / "w.pth").read_bytes()[:5000])
+    elif kind == "empty file":
+        (folder / "w.pth").write_bytes(b"")
+    elif kind == "half of a safetensors":
+        save_file(state, folder / "w.pth")
+        (folder / "w.pth").rename(folder / "w.safetensors").write_bytes((folder / "w.safetensors").read_bytes()[:500])
+        return folder / "w.safetensors"
+    elif kind == "text":
+        (folder / "w.pth").write_text("<html>404</html>")
+    else:
+        content = {
+            "whole network": whole,
+            "a list": [1, 2],
+            "no tensors": {"epoch": 3, "lr": 0.1},
+            "NaN": {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in state.items()},
+            "another network": {f"blocks.{k}": v for k, v in state.items() if "layer" in k},
+            "plain": state,
+            "state_dict": {
+                "state_dict": state,
+                "epoch": 3,
+                "mAP": np.float64(0.5),
+                "best": np.int64(4),
+                "at": np.ones(2),
+            },
+            "model": {"model": state},
+            "DataParallel": {f"module.{k}": v for k, v in state.items()},
+            "nested DataParallel": {"net": {f"module.backbone.{k}": v for k, v in state.items()}, "optimizer": None},
+            "no counters": {k: v for k, v in state.items() if "num_batches" not in k and not k.startswith("fc.")},
+            "parameters": {k: torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in state.items()},
+        }[kind]
+        torch.save(content, folder / "w.pth")
+    return folder / "w.pth"
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "state_dict", "model", "DataParallel", "nested DataParallel", "no counters", "parameters"]
+)
+def test_weights_as_people_save_them_are_read(tmp_path, monkeypatch, kind):
+    torch.manual_seed(0)
+    path = saved(kind, tmp_path)
+    loaded = model.load_backbone("thin", str(path)).state_dict()
+    kept = model.state_dict_of(model.read_weights(path), path)
+    name = next(k for k in kept if k.endswith("layer4.0.conv2.weight"))
+    assert torch.equal(loaded["layer4.0.conv2.weight"], kept[name])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert torch.equal(model.load_backbone("thin", "~/w.pth").state_dict()["conv1.weight"], loaded["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("half of a file", "cannot be read"),
+        ("empty file", "cannot be read (it is empty)"),
+        ("half of a safetensors", "cannot be read"),
+        ("text", "cannot be read"),
+        ("whole network", "cannot be read (it holds more than tensors and numbers, such as a whole network)"),
+        ("a list", "holds a list, not a state dict"),
+        ("no tensors", "holds no state dict of names and tensors, but epoch, lr"),
+        ("NaN", "has NaN or infinite values in conv1.weight"),
+        ("another network", "does not fit thin: conv1.weight is missing (its names begin with blocks.layer1"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_one_sentence_with_the_file(tmp_path, kind, why):
+    path = saved(kind, tmp_path)
+    with pytest.raises(ValueError) as error:
+        model.load_backbone("thin", str(path))
+    assert f"weights file {path} {why}" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_last_stride_doubles_the_last_map_and_only_it():

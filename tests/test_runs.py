@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vtlib import datasets, evaluate, runs, train
+from vtlib import compare, datasets, evaluate, protocols, runs, train
 from vtlib.config import experiment
 
 
@@ -54,9 +54,9 @@ def test_stored_features_give_the_stored_metrics_and_the_stored_network_gives_th
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
-@pytest.mark.parametrize("broken_at", ["fit", "extract", "protocol_tables"])
+@pytest.mark.parametrize("broken_at", ["fit", "extract", "write_tensors"])
 def test_killed_anywhere_it_is_not_done_and_goes_on(home, monkeypatch, broken_at):
-    wanted = experiment("quick", "baseline", seed={"fit": 11, "extract": 12, "protocol_tables": 13}[broken_at])
+    wanted = experiment("quick", "baseline", seed={"fit": 11, "extract": 12, "write_tensors": 13}[broken_at])
     owner = train if broken_at == "fit" else runs
     real, calls = getattr(owner, broken_at), []
 
@@ -99,6 +99,7 @@ def test_a_run_of_changed_data_or_fields_is_set_aside_never_read_never_deleted(h
     first = runs.run(wanted).metrics
     image = next(copy.glob("cam1/*/*.jpg"))
     shutil.copyfile(next(copy.glob("cam2/*/*.jpg")), image)
+    runs.load_data(wanted)  # a process looks at a set once, and whenever it is loaded
     second = runs.run(wanted).metrics
     assert second["data_digest"] != first["data_digest"]
     (kept,) = (home / "results" / "quick" / "runs").glob(f"{wanted.run_id}-before-*/metrics.json")
@@ -116,6 +117,7 @@ def test_a_run_of_other_lists_or_permutations_is_not_current_nor_its_checkpoint_
     without = runs.run(wanted)
     assert not any("official" in name for name in without.metrics["protocols"])
     aside.rename(mat)
+    runs.load_data(wanted)
     assert "sysu all 1-shot official" in runs.run(wanted).metrics["protocols"]
     before = runs.load_data(wanted)[1].digest
     train_ids, test_ids = copy / "exp" / "train_id.txt", copy / "exp" / "test_id.txt"
@@ -146,6 +148,13 @@ def test_collect_is_tidy_and_means_the_trials(done):
     assert row.mAP == pytest.approx(trials.mAP.mean()) and row.trials == len(trials) == 2
     with pytest.raises(ValueError, match="has no protocol 'sysu'"):
         runs.collect([done], "sysu")
+
+
+def test_equal_draws_are_one_draw_and_no_spread(done):
+    frame = runs.collect([done]).set_index("protocol")
+    ten, one = frame.loc["sysu all 10-shot official"], frame.loc["sysu all 1-shot official"]
+    assert ten.trials == 1 and ten[[f"{m}_sd" for m in runs.METRICS]].isna().all()  # test people have ten images
+    assert one.trials == 2 and one[[f"{m}_sd" for m in runs.METRICS]].notna().all()
 
 
 def test_transfer_to_a_real_folder_leaves_out_the_same_instant(done, shared):
@@ -201,3 +210,139 @@ def test_a_run_of_no_epochs_is_the_network_as_it_starts(home):
     start = train.make_net(wanted, run.net().num_classes).state_dict()
     assert all(torch.equal(start[name], value) for name, value in run.net().state_dict().items())
     assert runs.run(wanted).metrics == run.metrics and not (run.folder / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe\x00", b"[]"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "experiment.json", "history.jsonl", "features.safetensors", "model.safetensors"]
+)
+def test_a_broken_file_of_a_run_is_named_and_nothing_is_lost(home, done, name, content):
+    path = done.folder / name
+    before = path.read_bytes()
+    if name == "history.jsonl" and not content:
+        return  # no epochs
+    path.write_bytes(content)
+    try:
+        with pytest.raises(ValueError) as error:
+            again = runs.run(done.experiment)
+            (again.metrics, again.history, again.features, again.net())
+        text = str(error.value)
+        assert str(path) in text and f"delete the folder {done.folder}" in text and "\n" not in text
+    finally:
+        path.write_bytes(before)
+    assert runs.run(done.experiment).metrics == done.metrics
+
+
+@pytest.mark.parametrize("cut", [0, 9999, -1])
+def test_a_broken_checkpoint_is_named_and_training_begins_anew(home, monkeypatch, capsys, cut):
+    wanted = experiment("quick", "baseline", seed=31, epochs=1)
+    real = train.checkpoint
+
+    def stop(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(wanted)
+    folder = home / "results" / "quick" / "runs" / wanted.run_id
+    path = folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:cut])
+    whole = runs.run(wanted)
+    assert f"{path} cannot be read" in capsys.readouterr().err and len(whole.history) == 1
+    shutil.rmtree(folder)
+
+
+def test_a_run_of_before_is_read_and_the_precision_of_before_is_that_of_its_metrics(done):
+    path = done.folder / "experiment.json"
+    before = json.loads(path.read_text())
+    fields = {k: v for k, v in before.items() if k != "specific_stages"} | {"one_stream": False, "precision": "auto"}
+    path.write_text(json.dumps(fields))
+    try:
+        assert runs.load(done.folder).experiment == done.experiment and runs.is_current(done)
+        path.write_text(json.dumps(fields | {"one_stream": True}))
+        assert runs.load(done.folder).experiment.specific_stages == 0 and not runs.is_current(done)
+        path.write_text(json.dumps(fields | {"colour": "red"}))
+        with pytest.raises(ValueError, match=r"experiment\.json is of another version of this code \(colour: "):
+            runs.load(done.folder)
+    finally:
+        path.write_text(json.dumps(before))
+
+
+def test_precision_is_settled_before_a_run_has_its_id(monkeypatch):
+    from vtlib import device
+
+    ids = {}
+    for native in ("bf16", "float32"):
+        monkeypatch.setattr(device, "native_precision", lambda name, native=native: native)
+        ids[native] = experiment("quick", "cmdc").run_id
+        assert experiment("quick", "cmdc", precision="auto").run_id == ids[native]
+        assert experiment("quick", "cmdc", precision=native).precision == native
+    assert ids["bf16"] != ids["float32"]
+    monkeypatch.undo()
+    assert experiment("quick", "cmdc", precision="float32").run_id == ids["float32"]
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+def test_a_device_that_is_not_here_stops_before_the_data_is_opened(home, monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened"))
+    with pytest.raises(ValueError, match=f"device={name}: this machine has no GPU that torch can use"):
+        runs.run(experiment("quick", "cmdc", seed=77, device=name))
+
+
+def test_no_data_is_opened_twice_to_ask_whether_runs_are_current(done, monkeypatch):
+    runs.data_digest(done.experiment)
+    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened again"))
+    assert runs.is_current(done) and runs.run(done.experiment).folder == done.folder
+
+
+def folder_of_images(root, csv="", people=8):
+    from PIL import Image
+
+    for m, modality in enumerate(("Visible", "Thermal")):
+        for pid in range(1, people + 1):
+            (root / modality / str(pid)).mkdir(parents=True)
+            for k in range(3):
+                pixels = np.random.default_rng([m, pid, k]).integers(0, 99, (48, 24, 3), np.uint8)
+                pixels[: 5 * pid] += 100  # a shape of the person's own, in both modalities
+                Image.fromarray(pixels).save(root / modality / str(pid) / f"{k}.png")
+    if csv:
+        (root / "split.csv").write_text("id,split\n" + csv)
+    return root
+
+
+def test_ones_own_loss_has_an_interval_and_a_verdict_on_ones_own_folder(home, tmp_path):
+    csv = "".join(f"{pid},{'train' if pid < 5 else 'test'}\n" for pid in range(1, 9))
+    where = {"dataset": "folder", "data": str(folder_of_images(tmp_path / "mine", csv)), "identities_per_batch": 4}
+    ours, base = ([runs.run(experiment("quick", m, seed=s, **where)) for s in (0, 1)] for m in ("mc", "baseline"))
+    assert ours[0].experiment.validation_identities == 0
+    gain = compare.gains(compare.differences(ours, base, "folder v2t"))["rank1"]
+    assert gain.pairs == 2 and gain.low <= gain.gain <= gain.high and compare.verdict(gain) in compare.VERDICTS
+    lowest = runs.chance(ours[0], "folder v2t", draws=50)
+    assert 0.15 < lowest.rank1 < 0.35  # of four people
+    assert set(runs.by_query(ours[0].embedded(protocols.named("folder v2t"))).direction) == {"v2t", "t2v"}
+
+
+@pytest.mark.parametrize(
+    ("csv", "fields", "sentence"),
+    [
+        ("1,train\n2,train\n3,train\n4,train\n", {}, "nobody is in split 'test'"),
+        ("1,test\n2,test\n3,test\n4,test\n", {}, "nobody is in split 'train'"),
+        ("", {}, "nobody is in split 'train'"),
+        ("1,train\n2,train\n3,test\n4,test\n", {}, "set identities_per_batch to 2 or lower"),
+    ],
+)
+def test_a_set_on_which_nothing_can_be_trained_or_tested_stops_before_any_step(
+    home, tmp_path, monkeypatch, csv, fields, sentence
+):
+    monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("trained"))
+    root = folder_of_images(tmp_path / "mine", csv, people=4)
+    with pytest.raises(ValueError, match=sentence) as error:
+        runs.run(experiment("quick", "baseline", dataset="folder", data=str(root), **fields))
+    assert "\n" not in str(error.value)
+    if not csv:
+        wanted = experiment("quick", "identity", dataset="folder", data=str(root), epochs=0)
+        monkeypatch.undo()
+        assert set(runs.run(wanted).metrics["protocols"]) == {"folder v2t", "folder t2v"}  # it can be searched

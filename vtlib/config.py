@@ -212,7 +212,8 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
     elif not overrides.get("data"):
         raise ValueError(f"data: the layout {dataset!r} has no set of its own: name one, as data=PATH (data/README.md)")
     if dataset != "sysu":
-        fields |= {"validation_identities": VALIDATION[profile], "train_on": "train"}
+        held_out = VALIDATION[profile] if dataset == "regdb" else 0  # of a folder split.csv may name some
+        fields |= {"validation_identities": held_out, "train_on": "train"}
     return build(fields, recipe | overrides)
 
 

@@ -206,9 +206,12 @@ def read_weights(path: Path) -> object:
         with torch.serialization.safe_globals(numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a broken file
-        why = "it is empty" if not path.stat().st_size else (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "Unsupported" in why or "weights_only" in why.lower() or "WeightsUnpickler" in why:
+        if not path.stat().st_size:
+            why = "it is empty"
+        elif "allowed global" in str(error):
             why = "it holds more than tensors and numbers, such as a whole network"
+        else:
+            why = f"it is cut, or of another kind: {type(error).__name__}"
         raise ValueError(f"weights file {path} cannot be read ({why}): {repair}") from error
 
 

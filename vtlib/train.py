@@ -166,8 +166,9 @@ def fit(
     device = devices.pick(experiment.device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
-    sampler, batches, held = make_sampler(experiment, train), *(Batches(part, pixels, device) for part in (train, val))
-    parts = make_parts(experiment, train.pid.nunique(), device)
+    sampler = make_sampler(experiment, train) if experiment.epochs else None  # untouched, it needs nobody to train on
+    batches, held = (Batches(part, pixels, device) for part in (train, val))
+    parts = make_parts(experiment, max(1, train.pid.nunique()), device)
     net, history = parts["net"], resume(folder, parts, origin)
     step = Step(experiment, parts, device)
     first = parallel.rank() == 0
