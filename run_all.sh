@@ -10,6 +10,8 @@
 # What is finished is never made again: stop it at any time and call it once more.
 set -euo pipefail
 cd "$(dirname "$0")"
+# .venv is all that is meant: modules of another Python, as a cluster's `module load` names them, would be taken for ours
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTHONOPTIMIZE PIP_USER PIP_TARGET PIP_PREFIX
 
 setup() {
   local want

@@ -1,6 +1,7 @@
 """SynVT: the promises about bytes, layouts and factors."""
 
 import csv
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -135,6 +136,29 @@ def test_sysu_layout(sysu):
     assert images == [f"cam{c}/{p:04d}/{n:04d}.jpg" for c in range(1, 7) for p in everyone for n in (1, 2)]
     with Image.open(sysu / images[0]) as image:
         assert image.size == (24, 48) and image.mode == "RGB" and image.format == "JPEG"
+
+
+@pytest.mark.parametrize("text", ["", '{"generator": "Syn', "[]"])
+@pytest.mark.parametrize("name", ["synvt.json", ".partial/synvt.json"])
+def test_a_record_that_is_cut_is_named(tmp_path, name, text):
+    record = tmp_path / name
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(text)
+    with pytest.raises(ValueError, match=r"synvt\.json cannot be read .*: remove the folder .*, and it is drawn anew"):
+        make(SYSU, tmp_path, workers=1, progress=False)
+
+
+def test_a_set_is_drawn_where_the_file_system_has_no_locks(sysu, tmp_path, monkeypatch):
+    import filelock
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.EOPNOTSUPP, "no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    root = make(SYSU, ".", workers=1, progress=False)
+    assert digests(tmp_path / "here") == digests(sysu) and root == Path(".")
 
 
 def test_sysu_permutations_have_the_official_cells(sysu):

@@ -16,30 +16,24 @@ import io
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import joblib
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from scipy.io import loadmat, savemat
 from tqdm.auto import tqdm
 
 from . import figure
 from .figure import ARM, COAT, FACE, HAIR, HAND, HAT, LEG, OBSTACLES, PARTS, SLEEVE, THERMAL, TOP, VISIBLE
+from .files import lock, read_json
 from .names import unknown
-
-try:
-    import fcntl
-except ImportError:  # Windows: two makes of one folder at the same time are not kept apart
-    fcntl = None
 
 VERSION = 1  # raise it whenever a pixel changes, here or in figure.py
 Key = tuple[int, int, int]  # (pid, cam, number), all from 1
@@ -394,7 +388,7 @@ def _finished(root: Path, record: str) -> bool:
     """Whether `root` holds this data set, complete; ValueError where it holds, or is getting, something else."""
     for name in ("synvt.json", ".partial/synvt.json"):
         if (root / name).exists():
-            found = json.loads((root / name).read_text())
+            found = read_json(root / name, f"remove the folder {root}, and it is drawn anew")
             found["spec"] = asdict(Spec()) | found.get("spec", {})  # a field that came later is at its default
             if json.dumps(found, sort_keys=True) != json.dumps(json.loads(record), sort_keys=True):
                 raise ValueError(f"{root} holds a data set of another spec: choose another name, or remove that folder")
@@ -407,26 +401,16 @@ def _finished(root: Path, record: str) -> bool:
 def _fill(spec: Spec, root: Path, keys: list[Key], workers: int | None, progress: bool) -> None:
     """Write the images that are not there yet."""
     missing = [k for k in keys if not (root / image_path(spec, k)).exists()]
-    workers = min(workers or os.cpu_count() or 1, 1 + len(missing) // 32)
-    begun, write = len(keys) - len(missing), partial(_write_image, spec, root)
-    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        with _main_hidden():
-            done = pool.map(write, missing, chunksize=32) if pool else map(write, missing)
-        list(tqdm(done, total=len(keys), initial=begun, desc=root.name, unit="img", disable=not progress))
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Started processes would run the program's own file, which without a main guard waits for the one that waits."""
-    main = sys.modules["__main__"]
-    hidden = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
-    main.__spec__ = None
-    if "__file__" in hidden:
-        del main.__file__
+    workers = min(workers or joblib.cpu_count(), 1 + len(missing) // 32)
+    pool = joblib.Parallel(workers, batch_size=32, return_as="generator_unordered")  # needs no main guard in a script
+    done = pool(joblib.delayed(_write_image)(spec, root, key) for key in missing)
+    begun = len(keys) - len(missing)
     try:
-        yield
+        for _ in tqdm(done, total=len(keys), initial=begun, desc=root.name, unit="img", disable=not progress):
+            pass
     finally:
-        vars(main).update(hidden)
+        if workers > 1:
+            get_reusable_executor().shutdown()  # else its processes wait for more work, for minutes
 
 
 def make(
@@ -447,10 +431,10 @@ def make(
     record = json.dumps(about | own, indent=1)
     if _finished(root, record):
         return root
-    (root / ".partial").mkdir(parents=True, exist_ok=True)
-    with (root / ".partial" / "lock").open("w") as lock:
-        if fcntl:  # a second make of the same folder waits here, and then finds it done
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    root.mkdir(parents=True, exist_ok=True)
+    place = root.resolve()
+    with lock(place.with_name(f".{place.name}.lock")):  # a second make of the folder waits, and then finds it done
+        (root / ".partial").mkdir(exist_ok=True)
         if not _finished(root, record):
             _put(root, ".partial/synvt.json", record.encode())
             _fill(spec, root, keys, workers, progress)
