@@ -38,7 +38,7 @@ def test_a_run_of_other_code_is_loaded_and_said_to_be(done, monkeypatch):
     assert done.metrics["code_digest"] == runs.code_digest() and runs.other_code(done) == ""
     monkeypatch.setattr(runs, "code_digest", lambda: "of a changed loss")
     said = runs.other_code(done)
-    assert done.metrics["finished"] in said and f"delete {done.folder} to train anew" in said
+    assert done.metrics["finished"] in said and f"delete {done.folder} to make it anew" in said
 
 
 def test_stored_features_give_the_stored_metrics_and_the_stored_network_gives_the_features(done):

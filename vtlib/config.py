@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from math import isfinite, lcm
 from typing import Any, Literal, get_args, get_origin
 
@@ -37,13 +38,13 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    profile: Literal["quick", "cpu", "gpu", "paper"]
-    method: str = "custom"  # a name of methods.METHODS, or your own
-    device: str = "auto"  # auto: the first GPU if there is one; or cpu, cuda, cuda:1, ...
-    seed: int = Field(0, ge=0, lt=2**31)
-    precision: Literal["float32", "bf16"] = "bf16"  # of the maps in training; left out, or "auto": bf16 where the
-    # device of this machine computes it itself, so that one experiment is one precision everywhere
-    compile: bool = False  # the stages by torch.compile: slower on the processor it was measured on
+    profile: Literal["quick", "cpu", "gpu", "paper"]  # sets the fields below to values that belong together
+    method: str = "custom"  # a name of methods.METHODS, or one of your own; it sets network and losses
+    device: str = "auto"  # auto is the first GPU if there is one; or cpu, cuda, cuda:1
+    seed: int = Field(0, ge=0, lt=2**31)  # of the start, the batches and the augmentation
+    precision: Literal["float32", "bf16"] = "bf16"  # of the maps in training; left out, or auto: bf16 where the device
+    # of this machine computes it itself, else float32, settled before the run has its id
+    compile: bool = False  # the stages by torch.compile: slower on the processor that it was measured on
     sync_bn: bool = True  # several processes: BN over the global batch, so that their number changes no result
 
     # data
@@ -51,47 +52,46 @@ class Experiment(BaseModel):
     data: str  # a folder under the data root (VTLIB_DATA), or a path
     split: int = Field(1, ge=1, le=10)  # RegDB: which of the ten given splits
     train_on: Literal["train", "train+val"] = "train"  # SYSU-MM01: 296 identities, or the community's 395
-    validation_identities: int = Field(0, ge=0)  # RegDB, folder: training identities held out, the sets give none
-    height: int = Field(288, ge=16)
-    width: int = Field(144, ge=8)
+    validation_identities: int = Field(0, ge=0)  # training people held out, of a set that names none
+    height: int = Field(288, ge=16)  # pixels
+    width: int = Field(144, ge=8)  # pixels
 
     # network (S1 section 3.1, S2 section 3.1)
-    backbone: str = "resnet50"
-    weights: str = "none"  # none, synvt (pretrain.py), imagenet, or a file
+    backbone: str = "resnet50"  # a ResNet of torchvision, or thin
+    weights: str = "none"  # the start: none, synvt (pretrain.py), imagenet, or a file
     specific_stages: Literal[0, 1, 2, 3] = 2  # how many stages each modality has of its own: 2 in S1, S2 and HC-Tri,
     # 1 (conv1 and bn1) in the AGW family, 3 in MMD-ReID, 0 in the one-stream network of Wu et al. 2017
-    attention: bool
-    attention_reduction: int = Field(1, ge=1)  # open: width of B and C is divided by this
-    pooling: Literal["gem", "avg"] = "gem"
+    attention: bool  # position attention behind stage 1
+    attention_reduction: int = Field(1, ge=1)  # open: the width of B and C is divided by this
+    pooling: Literal["gem", "avg"] = "gem"  # of the last map: generalised mean, or average
     gem_p: float = Field(3.0, ge=1.0)  # 10, as some public code has it for RegDB, fails on SYSU-MM01
-    last_stride: Literal[1, 2] = 1
-    parts: tuple[Part, ...] = Field((), strict=False)  # none: one pooled feature and a BN neck
+    last_stride: Literal[1, 2] = 1  # of stage 4; 1 doubles the last map
+    parts: tuple[Part, ...] = Field((), strict=False)  # heads of stripes; none: one pooled feature and a BN neck
 
-    # losses: name -> weight and arguments
-    losses: dict[str, dict[str, Option | dict[str, Any]]]
+    # losses
+    losses: dict[str, dict[str, Option | dict[str, Any]]]  # name -> weight and arguments, as losses.cmdc.weight=2
     metric_on: Literal["pooled", "features"] = "pooled"  # open: metric losses read features before or after the neck
-    over_parts: Literal["sum", "mean"] = (
-        "sum"  # open: identity losses over stripes, metric losses over heads, HC-Tri both
-    )
+    over_parts: Literal["sum", "mean"] = "sum"  # open: of identity losses over stripes, of metric losses over heads
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
-    epochs: int = Field(60, ge=0)  # 0: the start as it is, untouched
+    epochs: int = Field(60, ge=0)  # 0: the untouched start
     steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
     identities_per_batch: int = Field(8, ge=2)  # P
     images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
-    lr: float = Field(0.1, gt=0)
-    backbone_lr_factor: float = Field(0.1, ge=0)  # for layers that start from pre-trained weights
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["hc_tri", "s2"] = "hc_tri"  # s2: a tenth after every eighth of the epochs, as S2 prints it;
-    warmup_epochs: int = Field(10, ge=0)  # hc_tri, the field's: warm-up, then times gamma at each milestone
-    milestones: tuple[int, ...] = Field((20, 50), strict=False)
-    gamma: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0)  # rate of SGD, for new layers
+    backbone_lr_factor: float = Field(0.1, ge=0)  # times lr: for layers that start from pre-trained weights
+    momentum: float = Field(0.9, ge=0, lt=1)  # of SGD
+    nesterov: bool = False  # the momentum's form
+    weight_decay: float = Field(5e-4, ge=0)  # of SGD, all parameters
+    schedule: Literal["hc_tri", "s2"] = "hc_tri"  # hc_tri, the field's: warm-up, then times gamma at each milestone;
+    # s2: a tenth after every eighth of the epochs, as S2 prints it
+    warmup_epochs: int = Field(10, ge=0)  # the rate rises to lr over these
+    milestones: tuple[int, ...] = Field((20, 50), strict=False)  # epochs at which the rate is multiplied by gamma
+    gamma: float = Field(0.1, gt=0)  # factor of the rate at each milestone
 
     # augmentation
     pad: int = Field(10, ge=0)  # zero padding before the random crop, pixels
-    flip: float = Field(0.5, ge=0, le=1)
+    flip: float = Field(0.5, ge=0, le=1)  # probability of mirroring
     erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
 
     # evaluation
@@ -143,6 +143,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
         raise ValueError(unknown("loss", name, LOSSES))
     given_by_network = {"local"}
     known = {p.name: p for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    counts = {}
     for option, value in options.items():
         if option not in known.keys() - given_by_network:
             raise ValueError(unknown(f"argument of loss {name}", option, {*known, "weight"} - given_by_network))
@@ -153,6 +154,12 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             type(value) is (bool if wanted is bool else float) and (wanted is not int or value.is_integer())
         ):
             raise ValueError(f"losses.{name}.{option} must be of type {wanted.__name__}, not {value!r}")
+        counts[option] = int(value) if wanted is int else value
+    if check := getattr(LOSSES[name], "check", None):  # ranges; a loss of one's own may have none
+        try:
+            check(**counts)
+        except ValueError as error:
+            raise ValueError(f"losses.{name}.{error}") from None
 
 
 def stripes_do_not_fit(height: int, rows: int, stripes: list[int]) -> str:
@@ -215,6 +222,20 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
         held_out = VALIDATION[profile] if dataset == "regdb" else 0  # of a folder split.csv may name some
         fields |= {"validation_identities": held_out, "train_on": "train"}
     return build(fields, recipe | overrides)
+
+
+def documented() -> dict[str, str]:
+    """What each field of Experiment is, by name: the comment behind it in this file."""
+    found, name = {}, ""
+    for line in inspect.getsource(Experiment).splitlines():
+        if field := re.fullmatch(r"    (\w+): .*?  # (.+)", line):
+            name, text = field.groups()
+            found[name] = text
+        elif name and (more := re.fullmatch(r"    # (.+)", line)):
+            found[name] += f" {more[1]}"
+        else:
+            name = ""
+    return found
 
 
 def parameters(wanted: Experiment) -> dict[str, Any]:
