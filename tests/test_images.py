@@ -1,7 +1,9 @@
 """Store: reuse, change, digest, faults. Augmentation: both forms, ranges, statistics. Sampler: properties."""
 
+import errno
 import hashlib
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,6 +101,90 @@ def test_images_that_would_lose_values_or_are_not_there_are_refused(tree):
         images.store(table, root, 8, 4, cache=cache)
     with pytest.raises(ValueError, match="the table is empty"):
         images.store(table[:0], root, 8, 4, cache=cache)
+
+
+def test_a_store_is_made_anew_where_two_files_change_places(tree):
+    """Two files of one size and one time, as an archive is unpacked: the folders of two people are swapped."""
+    table, root, cache = tree
+    for name, colour in (("b/y.bmp", "red"), ("d.bmp", "blue")):
+        Image.new("RGB", (10, 20), colour).save(root / name)
+        os.utime(root / name, (1e9, 1e9))
+    first = images.store(table, root, 8, 4, cache=cache)
+    red, blue = first.pixels[1].copy(), first.pixels[5].copy()
+    (root / "b/y.bmp").rename(root / "x")
+    (root / "d.bmp").rename(root / "b/y.bmp")
+    (root / "x").rename(root / "d.bmp")
+    second = images.store(table, root, 8, 4, cache=cache)
+    assert np.array_equal(second.pixels[1], blue) and np.array_equal(second.pixels[5], red)
+    assert second.digest != first.digest
+
+
+def test_a_copy_of_a_set_is_decoded_once_and_has_its_digest(tree, tmp_path):
+    table, root, cache = tree
+    first = images.store(table, root, 8, 4, cache=cache)
+    shutil.copytree(root, tmp_path / "copy")  # with all times, as cp -a
+    root.rename(tmp_path / "old")
+    (tmp_path / "copy").rename(root)
+    second = images.store(table, root, 8, 4, cache=cache)
+    assert second.digest == first.digest and np.array_equal(second.pixels, first.pixels)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+SPOILT = {
+    "cut pixels": (".npy", cut),
+    "empty pixels": (".npy", lambda p: p.write_bytes(b"")),
+    "no pixels": (".npy", lambda p: p.unlink()),
+    "pixels of another size": (".npy", lambda p: np.save(p, np.zeros((7, 3, 4, 8), np.uint8))),
+    "pixels of another kind": (".npy", lambda p: np.save(p, np.zeros((7, 3, 8, 4), np.float32))),
+    "an archive": (".npy", lambda p: p.write_bytes(b"PK" + b"0" * 50)),
+    "cut record": (".json", cut),
+    "empty record": (".json", lambda p: p.write_text("")),
+    "record without digest": (".json", lambda p: p.write_text("{}")),
+    "record of another kind": (".json", lambda p: p.write_text('["digest"]')),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_store_is_made_anew(tree, name):
+    table, root, cache = tree
+    first = images.store(table, root, 8, 4, cache=cache)
+    expected, (suffix, spoil) = first.pixels.copy(), SPOILT[name]
+    spoil(next(p for p in cache.iterdir() if p.suffix == suffix))
+    again = images.store(table, root, 8, 4, cache=cache)
+    assert np.array_equal(again.pixels, expected) and again.digest == first.digest and len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("where", ["reserve", "record"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence_and_leaves_no_part_behind(tree, monkeypatch, where, code):
+    table, root, cache = tree
+
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(images, {"reserve": "_reserve", "record": "write_json"}[where], full)
+    words = rf"{cache}: .*: the decoded images of {root} need 6.72e-07 GB: clear some, or let VTLIB_DATA name"
+    with pytest.raises(OSError, match=words) as caught:
+        images.store(table, root, 8, 4, cache=cache)
+    assert "\n" not in str(caught.value) and not list(cache.glob("*.tmp"))
+
+
+def test_the_space_of_a_store_is_taken_before_an_image_is_decoded(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 20)
+    assert (tmp_path / "sparse").stat().st_blocks == 0
+    images._reserve(tmp_path / "sparse")
+    assert (tmp_path / "sparse").stat().st_blocks * 512 >= 1 << 20
+
+
+def test_a_store_that_cannot_be_written_is_a_sentence(tree):
+    table, root, cache = tree
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"cache: .*let VTLIB_DATA name a folder that can be written"):
+        images.store(table, root, 8, 4, cache=cache)
 
 
 def test_shrinking_averages_the_footprint(tmp_path):

@@ -309,10 +309,14 @@ def _csv(file: Path, columns: list[str]) -> pd.DataFrame:
     """
     text = _text(file)
     lines = csv.reader(io.StringIO(text), delimiter=_delimiter(text), skipinitialspace=True, strict=True)
+    rows, begin = [], 1  # a value in quotes may go over several lines
     try:
-        rows = [(lines.line_num, [value.strip() for value in line]) for line in lines if any(map(str.strip, line))]
+        for values in lines:
+            if any(values := [value.strip() for value in values]):
+                rows.append((begin, values))
+            begin = lines.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{file}, line {lines.line_num}: {error}") from error
+        raise ValueError(f"{file}, line {begin}: {error}") from error
     names = [name.lower() for name in rows[0][1]] if rows else []
     must = f"its first line must name {', '.join(columns)}"
     if wrong := [name for name in columns if names.count(name) != 1]:
