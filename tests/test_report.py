@@ -312,3 +312,38 @@ def test_chance_is_that_of_a_random_order(done):
     found = runs.chance(run, papers.MAIN_PROTOCOL, draws=20)
     people = len(np.unique(run.features["pid"]))
     assert found.rank1 == pytest.approx(1 / people, rel=0.5) and found.rank20 == 1
+
+
+def test_a_figure_of_rows_shows_chance_and_differences(done):
+    made = report.table("S1.T3", done)
+    fig = report.row_figure("S1.T3", done, made)
+    titles = [ax.get_title() for ax in fig.axes]
+    assert titles == ["rank-1", "mAP", "gain in rank-1", "gain in mAP"]
+    lowest = 100 * runs.chance(done["Baseline"][0], papers.MAIN_PROTOCOL)
+    assert fig.axes[0].get_legend().get_texts()[0].get_text() == f"chance {lowest.rank1:.1f}"
+    assert [t.get_text() for t in fig.axes[-1].texts] == ["to Baseline", f"to {papers.UNTOUCHED}"] or [
+        t.get_text() for t in fig.axes[-1].texts
+    ] == [f"to {papers.UNTOUCHED}", "to Baseline"]
+    low, high = fig.axes[0].get_xlim()
+    assert low == 0 and high > made[(made.metric == "rank1") & made.measured.notna()].measured.max()
+
+
+def test_an_axis_of_its_own_is_marked():
+    rng = np.random.default_rng(0)
+    scale = {"untouched start": (0.996, 0.0005), "trained": (0.1, 0.2)}
+    table = pd.concat(
+        pd.DataFrame({"panel": panel, "level": level, "kind": kind, "similarity": rng.normal(mean, sd, 200)})
+        for panel, (mean, sd) in scale.items()
+        for level in ("images", "centres")
+        for kind in ("same person", "different people")
+    )
+    fig = plots.similarity_distributions(table)
+    ends = table[table.panel == "untouched start"].similarity
+    assert fig.axes[0].get_title() == f"untouched start\n{ends.min():.3f} to {ends.max():.3f}"
+    tinted = [ax.get_facecolor() != fig.axes[1].get_facecolor() for ax in fig.axes]
+    assert tinted == [True, False, True, False]
+
+
+def test_people_have_colours_that_differ():
+    colour = plots.colours_of(range(12))
+    assert len(set(colour.values())) == 12 == len(colour) and len(set(plots.PEOPLE)) == len(plots.PEOPLE) >= 12

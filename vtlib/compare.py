@@ -14,7 +14,7 @@ from .runs import METRICS, Run
 
 LEVEL = 0.95
 VERDICTS = {  # the words of a verdict, and what each says; the same words in every notebook and report
-    "holds": "the system is ahead: no interval and no pair of runs speaks against it",
+    "holds": "the system is ahead, for other people of this kind and for other seeds too",
     "holds on one seed": "the interval says so; one pair of runs cannot tell what another seed would give",
     "fails": "the system is behind: the opposite of the claim holds",
     "fails on one seed": "the interval says so; one pair of runs cannot tell what another seed would give",

@@ -231,7 +231,7 @@ LADDER = {
     "S2.T1": dict.fromkeys(("Ours", "AGW base", "margin-MMD"), "HC-TRI"),
     "S2.T2": {"Ours": "HC-TRI"},
     "S2.T3": dict.fromkeys(("HC-TRI", "+MC (w/ Part)"), "Baseline (w/ Part)")
-    | {"+MC (w/o Part)": PLAIN, SCHEDULES[0]: SCHEDULES[1]},
+    | {"Baseline (w/ Part)": PLAIN, "+MC (w/o Part)": PLAIN, SCHEDULES[0]: SCHEDULES[1]},
     "S2.T4": dict.fromkeys(TABLE_4, PLAIN),
     "S2.T5": dict.fromkeys(TABLE_5, PLAIN),
     "S2.T6": dict.fromkeys((*TABLE_6, "margin-MMD"), PLAIN),

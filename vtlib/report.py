@@ -172,7 +172,7 @@ def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
     for setting, of in made.groupby("setting", sort=False):
         data = " and ".join(dict.fromkeys(of.data.dropna()))
         frame = in_words(of, metrics).droplevel(1, axis=1)
-        blocks[f"{setting}, on {data}" if data else setting] = frame.rename(
+        blocks[f"{setting}<br>{data}"] = frame.rename(
             columns={f"measured on {data}": "measured"} if several else {}, level=0
         )
     frame = pd.concat(blocks) if several else frame
@@ -586,7 +586,10 @@ def gathered(profile: str) -> Gathered:
 def facts(of: Gathered) -> pd.DataFrame:
     """What all numbers of a report were measured with, a line each."""
     p = of.provenance
-    last = [", ".join(f"{name} ({n} runs)" for name, n in p[c].value_counts().items()) for c in ("device", "commit")]
+    last = [
+        ", ".join(f"{name or 'unknown'} ({n} runs)" for name, n in p[c].value_counts().items())
+        for c in ("device", "commit")
+    ]
     rows = {
         "profile": ", ".join(p.profile.unique()),
         "data": ", ".join(f"{name} ({digest[:12]})" for (name, digest), _ in p.groupby(["data", "data_digest"])),
