@@ -410,6 +410,24 @@ def test_triplet_names_the_identity_with_one_sample(counts):
         losses.batch_hard_triplet(*drawn)
 
 
+def test_arguments_can_be_tried_without_a_batch():
+    losses.LOSSES["margin_mmd"].check(margin=1.0, kernels=3)
+    with pytest.raises(ValueError, match="^kernels must be a whole number, from 1 to 100, not 0$"):
+        losses.LOSSES["margin_mmd"].check(kernels=0)
+
+
+def test_an_own_loss_takes_the_contract():
+    @losses.loss(temperature=losses.Range(0, above=True))
+    def own(features, labels, modality, *, temperature: float = 0.1):
+        """Its first line."""
+        assert features.dtype == torch.float32 and labels.dtype == modality.dtype == torch.int64
+        return features.sum() / temperature
+
+    assert own.__doc__ == "Its first line." and own(torch.ones(2, 3).half(), [0, 1], [0, 1]).item() == pytest.approx(60)
+    with pytest.raises(ValueError, match="^temperature must be a number, finite and above 0, not 0$"):
+        own(torch.ones(2, 3), [0, 1], [0, 1], temperature=0)
+
+
 @pytest.mark.parametrize("labels", [[-1, 0, 1, 2], [0, 1, 2, 6], [-100, 0, 1, 2]])  # -100 is what torch leaves out
 def test_identity_names_labels_that_are_no_class(labels):
     with pytest.raises(ValueError, match=f"^labels are {min(labels)} to {max(labels)}: with 6 classes .* 0 to 5$"):

@@ -116,8 +116,8 @@ def rank_queries(
 def of_queries(trials: Iterable[Ranked]) -> pd.DataFrame:
     """What each query adds to a protocol's metrics: rank1, ..., mAP, mINP (Q rows), fractions, mean over its trials.
 
-    Its mean over the queries is the protocol's mean over trials, since who has a match has one in every trial: each
-    draws as many images from every set. A query without a match is NaN, as it is no part of the metrics.
+    The mean of a column is the protocol's mean over trials, since every trial has the same valid queries: each gallery
+    holds as many images of an identity and a camera. A query without a match is NaN, and in no mean.
     """
     tables = []
     for ranked in trials:
@@ -222,10 +222,8 @@ def feature_rows(x, name: str = "features") -> Tensor:
         x = as_array(x)
         if x.dtype.kind not in "fiub":
             raise ValueError(f"{name} must be real numbers, not {x.dtype}")
-        kind = (
-            np.float32 if x.dtype == np.float32 else np.float64
-        )  # of native bytes, writable, forward strides: torch's
-        x = torch.from_numpy(np.require(x, kind, ["C", "W"]))
+        # torch takes no foreign byte order, no negative stride and, without a warning, nothing read-only
+        x = torch.from_numpy(np.require(x, np.float32 if x.dtype == np.float32 else np.float64, ["C", "W"]))
     if x.is_complex():
         raise ValueError(f"{name} must be real numbers, not {x.dtype}")
     x = at_least_single(x) if x.is_floating_point() else x.double()
@@ -494,10 +492,10 @@ def sysu(
     Per trial and gallery camera (all: 1, 2, 4, 5; indoor: 1, 2) `shots` images of each identity.
 
     Args: features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera;
-        gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}, "community" by
-        random.seed(trial) as the public Python code does (its 10-shot form is ours: it has none that repeats).
+        gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}; "community" draws by
+        random.seed(trial) as public Python code does (whose draw of several shots cannot be repeated: that is ours).
     Returns: one row a trial: trial, rank1, rank5, rank10, rank20, mAP, mINP, queries, gallery; fractions in [0, 1].
-    Raises: ValueError on an unknown option, missing permutations, or no valid probe.
+    Raises: ValueError on an unknown option, missing permutations, or if no query has a match.
     """
     search = SysuSearch(features, pids, cams, numbers, metric=metric)
     return search.table(mode, shots, gallery, permutations, trials)
@@ -520,10 +518,10 @@ def draw_gallery(
     stream = random.Random(trial)  # the same stream as random.seed(trial) on the module
     drawn = []
     for (pid, cam), numbers in sets.items():
-        if gallery == "community":
-            chosen = (
-                [stream.choice(numbers)] if shots == 1 else stream.sample(numbers, min(shots, len(numbers)))
-            )  # ours
+        if gallery == "community" and shots == 1:
+            chosen = [stream.choice(numbers)]
+        elif gallery == "community":
+            chosen = stream.sample(numbers, min(shots, len(numbers)))
         elif (cam, pid) not in permutations:
             raise ValueError(f"rand_perm_cam.mat has no permutation of identity {pid} in camera {cam}")
         elif trial >= len(permutations[cam, pid]):
