@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import psutil
 import torch
 
-from . import datasets, machine, model, papers, runs, synthetic, train
+from . import datasets, graph, machine, model, papers, runs, synthetic, train
 from . import images as im
 from .config import Experiment
+from .files import write_json
 
 PROBE = 60.0  # seconds that the probes of a plan take together; the commonest shape is measured in any case
 # The fields that decide how long a step takes. The losses are not among them: they take milliseconds where a step of
@@ -84,7 +86,7 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
         jobs = jobs or machine.places(machine.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
-        busy = os.getloadavg()[0] > machine.cores() / 2  # threads that wait for each other: many times too much
+        busy = psutil.getloadavg()[0] > machine.cores() / 2  # threads that wait for each other: many times too much
         said = hours(todo, work, speed(root, todo, work), jobs)
         print(f"time: {said}{'; other programs keep this machine busy: rather less without them' * busy}")
     return usable
@@ -121,16 +123,12 @@ def listing(place: Path) -> str:
 
 def recall(root: Path) -> dict:
     """What probe.json of a profile remembers; {} where there is none, or none that can be read."""
-    try:
-        found = json.loads((root / "probe.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return graph.remembered(root / "probe.json")
 
 
 def keep(root: Path, remembered: dict) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    runs.write_json(root / "probe.json", remembered)
+    write_json(root / "probe.json", remembered)
 
 
 def weight_faults(todo: list[Experiment]) -> list[str]:
