@@ -92,15 +92,31 @@ def test_pairs_of_one_instant_are_hidden_in_a_folder_and_in_its_single_queries()
     np.testing.assert_allclose(each.mAP.mean(), other.table(protocols.named("folder v2t"), 1).mAP.item())
 
 
-def test_the_worst_searches_of_a_camera_skip_the_camera_of_its_place():
-    table = rows(people=4)
+def test_shown_searches_go_from_the_best_to_the_worst_and_skip_the_camera_of_the_same_place():
+    table = rows(people=5)
     test = embedded("sysu", table)
-    chosen, found, right = test.hardest(4, 5)
+    chosen, found, right, titles = test.examples(4, 20)
     cams, pids = table.cam.to_numpy(), table.pid.to_numpy()
-    assert found.shape == (4, 5) and len(set(pids[chosen])) == 4
-    np.testing.assert_array_equal(right, pids[chosen][:, None] == pids[found])
-    for query, gallery in zip(chosen, found, strict=True):
-        assert cams[query] != 3 or 2 not in cams[gallery]
+    assert found.shape == (4, 20) and len(set(pids[chosen])) == 4 == len(titles)
+    np.testing.assert_array_equal(right, (pids[chosen][:, None] == pids[found]) & (found >= 0))
+    precision = []
+    for query, gallery, match, title in zip(chosen, found, right, titles, strict=True):
+        assert cams[query] != 3 or 2 not in cams[gallery[gallery >= 0]]
+        assert f"right at {1 + match.argmax()} of" in title
+        places = 1 + np.flatnonzero(match)
+        precision.append((np.arange(1, len(places) + 1) / places).mean() if len(found.T) >= 40 else 1 / places[0])
+    assert precision[0] >= precision[-1]
+
+
+def test_a_summary_has_interval_chance_and_the_number_of_galleries():
+    table = rows(people=8, images=10)
+    permutations = {(c, p): np.array([np.random.default_rng(t).permutation(10) + 1 for t in range(3)])
+                    for c in range(1, 7) for p in range(1, 9)}  # fmt: skip
+    found = embedded("sysu", table, permutations).summary(3)
+    assert (found.rank1_low <= found.rank1).all() and (found.rank1 <= found.rank1_high).all()
+    assert ((found.chance_rank1 > 8) & (found.chance_rank1 < 18)).all()  # of eight people
+    assert found.galleries["sysu all 10-shot official"] == 1 and found.galleries["sysu all 1-shot official"] == 3
+    assert (found.people == 8).all() and found.gallery["sysu indoor 10-shot official"] == 160
 
 
 def test_permutations_that_do_not_fit_stop_before_the_training():

@@ -166,10 +166,10 @@ def test_transfer_to_a_real_folder_leaves_out_the_same_instant(done, shared):
     assert histograms["folder t2v"].rank1.item() > 1 / 32
 
 
-def test_hardest_searches_are_real_rows(done):
-    found = runs.hardest(done, queries=3, top=4)
+def test_shown_searches_are_real_rows(done):
+    table, store = runs.load_data(done.experiment)
+    found = runs.examples(done.embedded(), store, queries=3, top=4)
     assert found["found"].shape == found["right"].shape == (3, 4) and len(found["names"]) == 3
-    table = runs.load_data(done.experiment)[0]
     assert (table.modality[found["queries"]] == 1).all() and (table.modality[found["found"].ravel()] == 0).all()
     pids = table.pid.to_numpy()
     np.testing.assert_array_equal(found["right"], pids[found["found"]] == pids[found["queries"]][:, None])

@@ -261,6 +261,31 @@ def tsne(points: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
+def cameras(pixels: np.ndarray, rows: pd.DataFrame) -> Figure:
+    """One image of each person and camera: a row a camera, visible ones above, a column a person, blank where none is.
+
+    Args: pixels (n, 3, H, W) uint8; rows: cam, pid and modality of each.
+    """
+    people, places = (
+        sorted(rows.pid.unique()),
+        rows[["modality", "cam"]].drop_duplicates().sort_values(["modality", "cam"]),
+    )
+    places = list(places.itertuples(index=False, name=None))
+    shape = (0.8, 0.8 * pixels.shape[2] / pixels.shape[3])
+    fig, axes = figure(len(places), len(people), width=shape[0], height=shape[1])
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    for image, row in zip(pixels, rows.itertuples(), strict=True):
+        axes[places.index((row.modality, row.cam)), people.index(row.pid)].imshow(image.transpose(1, 2, 0))
+    for ax, person in zip(axes[0], people, strict=True):
+        ax.set_title(f"person {person}", fontsize=7)
+    for ax, (modality, cam) in zip(axes[:, 0], places, strict=True):
+        ax.set_ylabel(f"{('visible', 'thermal')[modality]}\ncamera {cam}", fontsize=7)
+    return fig
+
+
 def sheet(pixels: np.ndarray, columns: int, titles: list[str] | None = None) -> Figure:
     """Images (n, 3, H, W) uint8 in rows of `columns`, each with a title."""
     rows = -(-len(pixels) // columns)

@@ -159,16 +159,60 @@ class Embedded:
         table.insert(1, "row", self.images["row"].numpy()[query])
         return table
 
-    def hardest(self, queries: int, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The thermal images that find their person worst among all visible ones, one of each person.
+    def chance(self, search: Search, trials: int) -> pd.Series:
+        """The metrics of features that are random numbers: mean of 5 draws, of more where there are few queries."""
+        query, tables = self.ranked(search, 1)[0], []
+        for seed in range(min(200, max(5, 2000 // max(1, len(query))))):
+            noise = torch.randn(len(self.pids), 256, generator=torch.Generator().manual_seed(seed))
+            drawn = Embedded(self.layout, {**self.images, "features": noise}, self.permutations)
+            tables.append(drawn.queries(search, trials).drop(columns=["pid", "row"]).mean())
+        return pd.DataFrame(tables).mean()
 
-        Returns: rows of the queries (n,), rows of what they found (n, top), whether each is a match (n, top).
+    def summary(self, trials: int) -> pd.DataFrame:
+        """What each search finds, in percent, a row a search: the metrics, mean over trials, and a scale.
+
+        rank1_low, rank1_high, mAP_low, mAP_high: 95 % interval over people (evaluate.bootstrap_mean); chance_rank1,
+        chance_mAP; queries, people, gallery, and galleries: how many different ones the trials drew.
+        """
+        rows = {}
+        for search in self.searches():
+            table, each = self.table(search, trials), self.queries(search, trials).dropna()
+            metrics = 100 * table.drop(columns=["trial", "direction", "queries", "gallery"], errors="ignore")
+            ends, lowest = {}, 100 * self.chance(search, trials)
+            for metric in ("rank1", "mAP"):
+                low, high = evaluate.bootstrap_mean(100 * each[metric], each.pid)
+                ends |= {f"{metric}_low": low, f"{metric}_high": high, f"chance_{metric}": lowest[metric]}
+            sizes = {"queries": len(each), "people": each.pid.nunique(), "gallery": table.gallery.iloc[0]}
+            rows[str(search)] = {**metrics.mean(), **ends, **sizes, "galleries": len(metrics.drop_duplicates())}
+        return pd.DataFrame(rows).T.astype(dict.fromkeys(("queries", "people", "gallery", "galleries"), int))
+
+    def examples(self, queries: int = 6, top: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """Thermal images that search all visible ones: a third that goes best, a third typical, a third worst.
+
+        Sorted by average precision, one of each person. Returns: rows of the queries (n,), rows of what they found
+        (n, top) nearest first, whether each is a match (n, top), and a title for each query.
         """
         visible, thermal = self.sides
-        found = evaluate.hardest(
-            self.similarity.T, self.pids[thermal], self.pids[visible], self.hidden.T, queries, min(top, len(visible))
+        found = evaluate.rank_queries(
+            self.similarity.T,
+            self.pids[thermal],
+            self.pids[visible],
+            exclude=self.hidden.T if self.hidden.any() else None,
         )
-        return thermal[found[0]], visible[found[1]], found[2]
+        order = np.argsort(-found.ap, kind="stable")[: int(np.isfinite(found.ap).sum())]  # NaN, no match, comes last
+        order = order[np.sort(np.unique(self.pids[thermal][order], return_index=True)[1])]
+        places = np.unique(np.linspace(0, len(order) - 1, queries).round().astype(int))
+        chosen, scores = order[places], self.similarity.T[order[places]].numpy()
+        scores = np.where(self.hidden.T[chosen].numpy(), -np.inf, scores)
+        nearest = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        seen = np.isfinite(np.take_along_axis(scores, nearest, axis=1))
+        right = seen & (self.pids[thermal][chosen, None] == self.pids[visible][nearest])
+        cams = self.images["cam"].numpy()[thermal]
+        titles = [
+            f"person {self.pids[thermal][q]}, camera {cams[q]}: right at {found.first[q]} of {len(visible)}"
+            for q in chosen
+        ]
+        return thermal[chosen], np.where(seen, visible[nearest], -1), right, titles
 
 
 def rehearse(layout: str, test: pd.DataFrame, permutations: Mapping | None, trials: int) -> list[str]:

@@ -84,11 +84,12 @@ class Run:
             _queries[key] = table
         return _queries[key]
 
-    def embedded(self, search: protocols.Search) -> protocols.Embedded:
-        """The stored features, ready for a search."""
-        wants = search.gallery == "official"
-        path = data_folder(self.experiment.data) / PERMUTATIONS if wants else None
-        return protocols.Embedded(search.layout, self.features, datasets.sysu_permutations(path) if wants else None)
+    def embedded(self, search: protocols.Search | None = None) -> protocols.Embedded:
+        """The stored features, ready for a search, or for all of them."""
+        wants = search is None or search.gallery == "official"
+        return protocols.Embedded(
+            self.experiment.dataset, self.features, permutations_of(self.experiment) if wants else None
+        )
 
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""
@@ -148,15 +149,10 @@ _queries: dict[tuple, pd.DataFrame] = {}  # of this process
 _digests: dict[tuple, str] = {}  # of this process: the data of each set and size as it was last looked at
 
 
-def chance(run: Run, protocol: str, draws: int = 5) -> pd.Series:
-    """METRICS of features that are random numbers, under a run's protocol and on its test set: mean of some draws."""
-    search, trials, tables = protocols.named(protocol), len(run.trials(protocol)), []
-    test = run.embedded(search)
-    for seed in range(draws):
-        noise = torch.randn(len(test.pids), 256, generator=torch.Generator().manual_seed(seed))
-        drawn = protocols.Embedded(test.layout, {**test.images, "features": noise}, test.permutations)
-        tables.append(drawn.queries(search, trials)[METRICS].mean())
-    return pd.DataFrame(tables).mean()
+def chance(run: Run, protocol: str) -> pd.Series:
+    """METRICS of features that are random numbers, under a run's protocol and on its test set, fractions."""
+    search = protocols.named(protocol)
+    return run.embedded(search).chance(search, len(run.trials(protocol)))
 
 
 def data_folder(name: str) -> Path:
@@ -403,11 +399,20 @@ def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, floa
     return {name: values.mean()} | {(end if name == "value" else f"{name}_{end}"): v for end, v in ends.items()}
 
 
-def transferred(run: Run, root: str | Path, histograms: bool) -> protocols.Embedded:
-    """The test rows of a folder as features of a run's network, or as histograms."""
+def names_training_people(root: str | Path) -> bool:
+    """Whether a folder of images has people to train on, named in its split.csv."""
+    return bool((datasets.read("folder", datasets.locate(root)).split == "train").any())
+
+
+def searched_folder(experiment: Experiment, root: str | Path) -> Experiment:
+    """An experiment as if it were of a folder, whose images its network searches."""
     own = {"dataset": "folder", "data": str(root), "split": 1, "validation_identities": 0, "train_on": "train"}
-    experiment = run.experiment.but(**own)
-    table, store = load_data(experiment)
+    return experiment.but(**own)
+
+
+def transferred(run: Run, root: str | Path, histograms: bool = False) -> protocols.Embedded:
+    """The test rows of a folder as features of a run's network, or as histograms."""
+    table, store = load_data(searched_folder(run.experiment, root))
     if found := datasets.obstacles("folder", table, root=datasets.locate(root), train=False):
         raise ValueError(found[0])
     test = table[table.split == "test"]
@@ -436,14 +441,12 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
         yield features[order], labels[order], modality[order]
 
 
-def hardest(run: Run, queries: int = 6, top: int = 8) -> dict:
-    """The thermal test images that find their person worst among all visible ones, as arguments of plots.retrievals."""
-    test = protocols.Embedded(run.experiment.dataset, run.features)
-    row, cam, pid = (run.features[c].numpy() for c in ("row", "cam", "pid"))
-    chosen, found, right = test.hardest(queries, top)
-    names = [f"identity {p}, camera {c}" for p, c in zip(pid[chosen], cam[chosen], strict=True)]
-    pixels = load_data(run.experiment)[1].pixels
-    return {"pixels": pixels, "queries": row[chosen], "found": row[found], "right": right, "names": names}
+def examples(test: protocols.Embedded, store: im.Store, queries: int = 6, top: int = 8) -> dict:
+    """Searches that go well, as usual, and badly, as arguments of plots.retrievals; `store` has the set's images."""
+    chosen, found, right, titles = test.examples(queries, top)
+    row = test.images["row"].numpy()
+    shown = np.where(found < 0, -1, row[found])
+    return {"pixels": store.pixels, "queries": row[chosen], "found": shown, "right": right, "names": titles}
 
 
 def environment(experiment: Experiment) -> dict:
