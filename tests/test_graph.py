@@ -232,6 +232,22 @@ def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
             pytest.fail("two at a time")
 
 
+def test_a_run_is_looked_at_again_once_after_its_data_was_written_anew(home, tmp_path, monkeypatch):
+    from vtlib import runs
+
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, looked_at = graph.plan("quick", ["S1.F5"]), []
+    monkeypatch.setattr(runs, "is_done", lambda run: looked_at.append(run.experiment.run_id) or True)
+    trained = {name: about for name, about in made["jobs"].items() if about["rule"] == "train"}
+    for about in trained.values():
+        (done := tmp_path / "quick" / about["output"]).parent.mkdir(parents=True)
+        done.write_text("{}")
+        os.utime(done, (1, 1))  # older than the set
+    for _ in range(2):
+        graph.recheck(made)
+        assert looked_at == list(trained)
+
+
 def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
     monkeypatch.setattr(graph.tempfile, "gettempdir", lambda: str(long))
     (long := tmp_path / ("long" * 30)).mkdir()
