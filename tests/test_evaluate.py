@@ -237,6 +237,8 @@ WRITTEN = {
     "text array": lambda pids: np.array([f"{p + 50:03d}" for p in pids]),
     "objects": lambda pids: np.array([f"{p + 50:03d}" for p in pids], object),
     "pandas": lambda pids: pd.Series([f"{p + 50:03d}" for p in pids], index=range(9, 9 + len(pids))),
+    "pandas texts": lambda pids: pd.Series([f"{p + 50:03d}" for p in pids], dtype="string"),
+    "pandas stamps": lambda pids: pd.Series(stamps(pids), dtype="Int64"),
 }
 
 
@@ -321,6 +323,8 @@ CAST = {
     "float16": lambda x: x.astype(np.float16),
     "list": lambda x: x.tolist(),
     "list of rows": lambda x: list(x),
+    "list of tensors": lambda x: [row.bfloat16() for row in torch.from_numpy(x).requires_grad_()],
+    "pandas": pd.DataFrame,
     "tensor": torch.from_numpy,
     "bfloat16": lambda x: torch.from_numpy(x).bfloat16(),
     "half": lambda x: torch.from_numpy(x).half(),
@@ -401,7 +405,7 @@ def test_broken_features_are_refused_everywhere(metric, bad):
 
 
 @pytest.mark.parametrize(
-    "cast", [*list(CAST.values())[:8], CAST["whole numbers"]], ids=[*list(CAST)[:8], "whole numbers"]
+    "cast", [*list(CAST.values())[:10], CAST["whole numbers"]], ids=[*list(CAST)[:10], "whole numbers"]
 )
 def test_similarities_and_masks_of_any_kind(cast):
     similarity, query_pids, gallery_pids, exclude = problem(12, ties=True)
@@ -735,6 +739,7 @@ def changed(name, value, row=0):
             "permutations must be what datasets.sysu_permutations",
         ),
         (small()[0] | {"permutations": []}, "permutations must be what datasets.sysu_permutations(path) returns, not "),
+        (small()[0] | {"mode": ["all"]}, "mode ['all'] is not known: choose all or indoor"),
         (small()[0] | {"permutations": {}}, "rand_perm_cam.mat has no permutation of identity 10 in camera 1"),
         (
             small()[0] | {"permutations": small()[1], "shots": 1.0},
@@ -852,6 +857,12 @@ def test_wrong_pairs_are_one_sentence(call, pids, modality, text):
     with pytest.raises(ValueError) as error:
         getattr(evaluate, call)(torch.eye(4), pids, modality)
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_bins_are_counted():
+    for bins in (0, 2.5):
+        with pytest.raises(ValueError, match="bins must be a whole number of at least 1, not "):
+            evaluate.separation(torch.eye(4), [1, 2, 1, 2], [0, 0, 1, 1], bins=bins)
 
 
 def test_a_person_without_a_centre_is_named():

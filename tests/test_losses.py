@@ -412,7 +412,7 @@ def test_triplet_names_the_identity_with_one_sample(counts):
 
 def test_arguments_can_be_tried_without_a_batch():
     losses.LOSSES["margin_mmd"].check(margin=1.0, kernels=3)
-    with pytest.raises(ValueError, match="^kernels must be a whole number, from 1 to 100, not 0$"):
+    with pytest.raises(ValueError, match=r"^kernels must be a whole number, from 1 to 100, not 0$"):
         losses.LOSSES["margin_mmd"].check(kernels=0)
 
 
@@ -424,7 +424,7 @@ def test_an_own_loss_takes_the_contract():
         return features.sum() / temperature
 
     assert own.__doc__ == "Its first line." and own(torch.ones(2, 3).half(), [0, 1], [0, 1]).item() == pytest.approx(60)
-    with pytest.raises(ValueError, match="^temperature must be a number, finite and above 0, not 0$"):
+    with pytest.raises(ValueError, match=r"^temperature must be a number, finite and above 0, not 0$"):
         own(torch.ones(2, 3), [0, 1], [0, 1], temperature=0)
 
 

@@ -1017,6 +1017,7 @@ def test_an_unknown_choice_is_named(name, given):
         ("batch_hard_triplet", {"margin": "0.3"}, "margin must be a number, finite, not '0.3'"),
         ("batch_hard_triplet", {"cross_modality": 1}, "cross_modality must be true or false, not 1"),
         ("cmdc", {"margin": math.inf}, "margin must be a number, finite, not inf"),
+        ("cmdc", {"margin": 10**400}, "margin must be a number, finite, not 1000"),
         ("cmdc", {"margin": True}, "margin must be a number, finite, not True"),
         ("cmdc", {"hinge": None}, "hinge must be true or false, not None"),
         ("hetero_center", {"margin": None}, "margin must be a number, finite, not None"),

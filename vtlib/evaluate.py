@@ -177,11 +177,13 @@ def codes(query_pids, gallery_pids) -> tuple[np.ndarray, np.ndarray]:
 
 def as_array(x) -> np.ndarray:
     """A NumPy array of a tensor on any device, a list or an array; half precision as float32."""
-    if isinstance(x, Tensor):
-        return at_least_single(x.detach()).cpu().numpy()
     try:
+        if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
+            x = torch.stack(list(x))
+        if isinstance(x, Tensor):
+            return at_least_single(x.detach()).cpu().numpy()
         x = np.asarray(x)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError("rows of a list must be of one length") from error
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
@@ -461,7 +463,7 @@ class SysuSearch:
         """The columns of `self.scores` that each trial's gallery holds, in its order."""
         cameras = gallery_cameras(mode)
         if not all(isinstance(n, Integral) and n >= 1 for n in (shots, trials)):
-            raise ValueError(f"shots and trials must be whole numbers of at least 1, not {shots} and {trials}")
+            raise ValueError(f"shots and trials must be whole numbers of at least 1, not {shots!r} and {trials!r}")
         sets = {key: numbers for key, numbers in self.sets.items() if key[1] in cameras}
         for trial in range(trials):
             yield np.array([self.column[key] for key in draw_gallery(sets, trial, shots, gallery, permutations)])
@@ -469,7 +471,7 @@ class SysuSearch:
 
 def gallery_cameras(mode: str) -> tuple[int, ...]:
     """The visible cameras of a mode. Raises: ValueError unless it is "all" or "indoor"."""
-    if mode not in GALLERY_CAMERAS:
+    if mode not in list(GALLERY_CAMERAS):
         raise ValueError(f"mode {mode!r} is not known: choose {' or '.join(GALLERY_CAMERAS)}")
     return GALLERY_CAMERAS[mode]
 
@@ -697,6 +699,8 @@ def separation(features, pids, modality, bins: int = 50, *, of_centres: bool = F
     differ by rounding alone overlap is 1.
     Args, Raises: as cross_similarities().
     """
+    if not isinstance(bins, Integral) or bins < 1:
+        raise ValueError(f"bins must be a whole number of at least 1, not {bins!r}")
     parts = cross_similarities(features, pids, modality, of_centres=of_centres)
     means = {"same person": parts[0].mean().item(), "different people": parts[1].mean().item()}
     low, high = torch.cat(parts).aminmax()

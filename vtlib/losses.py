@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from inspect import signature
-from math import inf, isfinite
+from math import inf
 from numbers import Integral, Real
+from sys import float_info
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
@@ -36,7 +37,8 @@ class Range(NamedTuple):
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+        low = self.low < value if self.above else self.low <= value
+        return low and value <= self.high and abs(value) <= float_info.max
 
     def __str__(self) -> str:
         if self.high < inf:
