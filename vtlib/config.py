@@ -64,7 +64,7 @@ class Experiment(BaseModel):
     attention: bool  # position attention behind stage 1
     attention_reduction: int = Field(1, ge=1)  # open: the width of B and C is divided by this
     pooling: Literal["gem", "avg"] = "gem"  # of the last map: generalised mean, or average
-    gem_p: float = Field(3.0, ge=1.0)  # 10, as some public code has it for RegDB, fails on SYSU-MM01
+    gem_p: float = Field(3.0, ge=1.0)  # p of gem; 10, as some public code has it for RegDB, fails on SYSU-MM01
     last_stride: Literal[1, 2] = 1  # of stage 4; 1 doubles the last map
     parts: tuple[Part, ...] = Field((), strict=False)  # heads of stripes; none: one pooled feature and a BN neck
 
@@ -236,6 +236,23 @@ def documented() -> dict[str, str]:
         else:
             name = ""
     return found
+
+
+def fields_table(profile: str = "cpu", method: str = "baseline") -> str:
+    """Every field of Experiment as a table in Markdown: its values, what an experiment has, what it is."""
+    values = experiment(profile, method).model_dump(mode="json")
+    lines = [f"| field | values | {profile} | what it is |", "|---|---|---|---|"]
+    for name, text in documented().items():
+        annotation = Experiment.model_fields[name].annotation
+        kind = ", ".join(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
+        kind = kind or {bool: "true, false", int: "whole number", float: "number", str: "text"}.get(annotation, "")
+        kind = kind or {"parts": "list of {stripes, width, share}", "losses": "group"}.get(name, "list")
+        value = values[name] if name not in ("profile", "method") else {"profile": profile, "method": method}[name]
+        if name == "precision":
+            value = "auto"  # settled by the machine
+        cells = (f"`{name}`", kind, f"`{json.dumps(value)}`", text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def parameters(wanted: Experiment) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("parameters", nargs="*", metavar="key=value", help="as papermill --help-notebook PATH lists them")
     sub.add_argument("--force", action="store_true", help="also where an executed copy is up to date")
     sub = command(commands, "train", train, "run one experiment, or load it if it is finished")
-    sub.add_argument("fields", nargs="*", metavar="key=value", help="fields of vtlib.config.Experiment")
+    sub.add_argument("fields", nargs="*", metavar="key=value", help="fields of an experiment: see `fields`")
+    command(commands, "fields", fields, "every field of an experiment: its values, its default, what it is")
     sub = command(commands, "all", everything, "data, runs, notebooks, report: what run_all.sh runs")
     sub.add_argument("targets", nargs="*", metavar="S1.T3|20_ablation", help="tables, figures, notebooks; default: all")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper; auto: gpu where there is one, or cpu")
@@ -253,6 +254,13 @@ def train(arguments) -> None:
     print((table.assign(**100 * table[runs.METRICS])).round(2).to_string())
     if text := runs.other_code(run):
         print(text)
+
+
+def fields(arguments) -> None:
+    """Print every field of an experiment."""
+    from .config import fields_table
+
+    print(fields_table())
 
 
 def data(arguments) -> int:

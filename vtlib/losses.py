@@ -5,8 +5,8 @@ Rows may come in any order and identities may have any counts. Where no margin o
 still has a graph. Half precision is computed in float32, under autocast too. NaN and infinite features never become
 a finite value. A wrong batch or argument is a ValueError of one sentence.
 A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
-Keep labels and modality on the CPU where features are on a GPU: the masks of pairs are then made on the CPU, and
-no step waits for the GPU.
+Labels and modality stay on the CPU where features are on a GPU: the masks of pairs are made on the CPU and sent over
+with to_device_of(mask, features), so that no step waits for the GPU.
 S1 = Wang et al. 2022, "Spatial Dependence and Dual-Constraint Loss", Entropy 24(4) 443.
 S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weighting", IJCAI.
 """
@@ -232,7 +232,7 @@ def whole_numbers(x: Tensor, name: str) -> Tensor:
     return x.long()
 
 
-def beside(x: Tensor, features: Tensor) -> Tensor:
+def to_device_of(x: Tensor, features: Tensor) -> Tensor:
     """x on the device of the features (or of images); the program does not wait for the copy."""
     return x.to(features.device, non_blocking=True)
 
@@ -255,7 +255,7 @@ def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) 
         raise ValueError(f"identity {identities[i].item()} has no {name} image in the batch: each needs both")
     if len(identities) < least:
         raise ValueError(f"identity {identities[0].item()} is alone in the batch: the loss needs a second identity")
-    return beside(member, features), identities, beside(index, features)
+    return to_device_of(member, features), identities, to_device_of(index, features)
 
 
 def centres(features: Tensor, member: Tensor) -> Tensor:
@@ -296,7 +296,7 @@ def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: flo
             f"labels are {labels.min().item()} to {labels.max().item()}: with {logits.shape[-1]} classes they must be "
             f"0 to {logits.shape[-1] - 1}"
         )
-    each = beside(labels, logits)[:, None].expand(logits.shape[:2])
+    each = to_device_of(labels, logits)[:, None].expand(logits.shape[:2])
     return F.cross_entropy(logits.mT, each, label_smoothing=smoothing) * logits.shape[1]
 
 
@@ -324,8 +324,8 @@ def batch_hard_triplet(
         raise ValueError(f"identity {labels[lonely][0].item()} has one image in the batch: a triplet needs two")
     if same.all():
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: a triplet needs a second identity")
-    hardest_positive = dist.masked_fill(beside(~positive, dist), -torch.inf).amax(1)
-    hardest_negative = dist.masked_fill(beside(~negative, dist), torch.inf).amin(1)
+    hardest_positive = dist.masked_fill(to_device_of(~positive, dist), -torch.inf).amax(1)
+    hardest_negative = dist.masked_fill(to_device_of(~negative, dist), torch.inf).amin(1)
     return F.relu(margin + hardest_positive - hardest_negative).mean()
 
 
@@ -397,7 +397,7 @@ def center_constraint(features: Tensor, labels: Tensor, modality: Tensor) -> Ten
     Raises: ValueError naming an identity that lacks a modality.
     """
     member, _, index = members(features, labels, modality)
-    own = centres(features, member)[beside(modality.long(), features), index]  # (N, D)
+    own = centres(features, member)[to_device_of(modality.long(), features), index]  # (N, D)
     return (features - own).square().sum(1).mean() / 2
 
 
@@ -470,7 +470,7 @@ def center_metric(
     member, _, index = members(features, labels, modality, least=2)
     centre = centres(features, member)  # (2, P, D)
     across = length(centre[0] - centre[1])  # (P,)
-    own = centre[beside(modality.long(), features), index]  # (N, D)
+    own = centre[to_device_of(modality.long(), features), index]  # (N, D)
     inside = length(features - own)  # (N,)
     gap = F.relu(across - nearest_other_centre(centre) + margin)
     return gap.mean() + instance_weight * inside.mean()
@@ -562,7 +562,7 @@ def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
     order, n, p = modality.argsort(stable=True), len(labels), len(identities)
     visible = int((modality == 0).sum())
     mean = (member.to(features.dtype) / member.sum(2, keepdim=True)).flatten(0, 1)  # (2P, N)
-    rows = torch.eye(n, dtype=features.dtype, device=features.device)[beside(order, features)]
+    rows = torch.eye(n, dtype=features.dtype, device=features.device)[to_device_of(order, features)]
     mix = torch.cat([rows, mean])  # (M, N)
     cosine = cosine_of(mix @ gram(features / magnitude(features)) @ mix.mT)
     of = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}
@@ -578,7 +578,7 @@ def directions(batch: Points, relation: Relation) -> Iterator[tuple[Tensor, Tens
     check_choice("relation", relation, Relation)
     for m in (0, 1):
         a, b = batch.of[relation[0]][m], batch.of[relation[2]][1 - m]
-        yield batch.cosine[..., a, b], beside(batch.labels[a, None] == batch.labels[b], batch.cosine)
+        yield batch.cosine[..., a, b], to_device_of(batch.labels[a, None] == batch.labels[b], batch.cosine)
 
 
 @loss(alpha=SCALE, beta=SCALE)
@@ -613,7 +613,7 @@ def multi_similarity(
         if same.all():
             raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        positive, negative = beside(same & ~itself, features), beside(~same, features)
+        positive, negative = to_device_of(same & ~itself, features), to_device_of(~same, features)
         matrices = [(cosine_of(gram(features / magnitude(features))), positive, negative)]
     values = []
     for similarity, positive, negative in matrices:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import stripes_do_not_fit
 from .files import data_root, user_path
-from .losses import at_least_single, beside
+from .losses import at_least_single, to_device_of
 
 
 class Output(NamedTuple):
@@ -328,10 +328,10 @@ class TwoStreamNet(nn.Module):
             return images
         order, visible = modality.argsort(stable=True), int((modality == 0).sum())
         sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
-        images = images if sorted_already else images[beside(order, images)]
+        images = images if sorted_already else images[to_device_of(order, images)]
         halves = (images[:visible], images[visible:])
         maps = torch.cat([stream(half) for stream, half in zip(self.specific, halves, strict=True) if len(half)])
-        return maps if sorted_already else maps[beside(order.argsort(), maps)]
+        return maps if sorted_already else maps[to_device_of(order.argsort(), maps)]
 
 
 def stages(net: nn.Module, attention: bool, reduction: int) -> list[list[nn.Module]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .losses import beside
+from .losses import to_device_of
 from .names import unknown
 
 PREFIX = "pml:"
@@ -93,7 +93,7 @@ class Loss(nn.Module):
         self.miner = None if miner is None else part("miner", miner)
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
-        labels, modality = beside(labels, features), beside(modality, features)
+        labels, modality = to_device_of(labels, features), to_device_of(modality, features)
         if not self.cross_modality:
             return self.loss(features, labels, self.miner(features, labels) if self.miner else None)
         v, t = ((features[modality == m], labels[modality == m]) for m in (0, 1))
