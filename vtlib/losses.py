@@ -37,6 +37,7 @@ class Range(NamedTuple):
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
+        value = value.item() if hasattr(value, "item") else value  # a number of NumPy
         low = self.low < value if self.above else self.low <= value
         return low and value <= self.high and abs(value) <= float_info.max
 
