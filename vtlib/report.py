@@ -253,7 +253,7 @@ def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
         levels = f"from {value[0]:.3f} over {value[third]:.3f} after a third to {value[-1]:.3f} at the end"
         there = {
             "drops quickly": value[0] - value[third] > drop / 2,
-            "becomes stable": abs(value[-1] - value[-third]) < drop / 10,
+            "becomes stable": abs(value[-1] - value[-1 - third]) < drop / 10,
         }
         for what, holds in there.items():
             metric, word = f"{levels}, in feature distance", "holds on one seed" if holds else "fails on one seed"
