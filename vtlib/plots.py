@@ -229,8 +229,8 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
 
 
 def tsne(points: pd.DataFrame, title: str) -> Figure:
-    """A two-dimensional embedding; each person has a colour, and a number at the middle of its visible images,
-    and above that of its thermal ones.
+    """A two-dimensional embedding; each person has a colour, and a number below the middle of its visible
+    images and above that of its thermal ones.
 
     points: x, y, pid, modality (0, 1), panel; one panel side by side for each value.
     """
@@ -245,8 +245,13 @@ def tsne(points: pd.DataFrame, title: str) -> Figure:
             for person, own in part.groupby("pid"):
                 x, y = own.x.median(), own.y.median()
                 box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": colour[person], "alpha": 0.85}
-                above = {"xytext": (0, 10 * modality), "textcoords": "offset points", "ha": "center", "va": "center"}
-                ax.annotate(f"{person}", (x, y), fontsize=6, bbox=box, zorder=5, **above)
+                beside = {
+                    "xytext": (0, 10 if modality else -10),
+                    "textcoords": "offset points",
+                    "ha": "center",
+                    "va": "center",
+                }
+                ax.annotate(f"{person}", (x, y), fontsize=6, bbox=box, zorder=5, **beside)
         ax.set(title=panel, xticks=[], yticks=[])
         ax.grid(False)
     marks = [("visible image", "o", 5, "none"), ("thermal image", "^", 7, "black")]
