@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_
 def test_lines_of_json_are_read_one_by_one(tmp_path):
     path = tmp_path / "history.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch"')
-    with pytest.raises(ValueError, match="history.jsonl cannot be read"):
+    with pytest.raises(ValueError, match=r"history\.jsonl cannot be read"):
         files.read_json_lines(path, "delete it")
 
 
@@ -97,3 +97,16 @@ def test_json_is_written_as_text_of_one_coding(tmp_path, monkeypatch):
     path = tmp_path / "ü.json"
     files.write_json(path, {"ä": "ö"})
     assert json.loads(path.read_bytes().decode("utf-8")) == files.read_json(path) == {"ä": "ö"}
+
+
+@pytest.mark.parametrize("code", files.NO_ROOM)
+def test_a_full_disk_is_one_sentence_and_the_file_stays_as_it_was(tmp_path, code):
+    path = tmp_path / "checkpoint.pt"
+    path.write_text("before")
+    with pytest.raises(OSError, match="clear some room") as error, files.whole(path) as part:
+        part.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert str(path) in str(error.value) and "VTLIB_RESULTS" in str(error.value) and "\n" not in str(error.value)
+    assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(PermissionError), files.whole(path):
+        raise PermissionError(errno.EACCES, "denied")

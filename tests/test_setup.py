@@ -1,7 +1,10 @@
 """Set-up: the lock carries versions and hashes but no address, and every door installs this very lock."""
 
+import ast
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -44,3 +47,39 @@ def test_run_all_helps_and_refuses_unknown_commands():
     helped, wrong = call("--help"), call("tset")
     assert helped.returncode == 0 and "--profile" in helped.stdout and "test" in helped.stdout
     assert wrong.returncode == 2 and "unknown command 'tset'" in wrong.stderr
+
+
+OTHER_NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "IPython": "ipykernel"}
+WITHOUT_IMPORT = {"jupyterlab", "ipywidgets", "snakemake-executor-plugin-slurm"}  # called, or used by others
+
+
+def imported(path):
+    """The packages outside the standard library that a file or notebook imports, also inside functions."""
+    sources = [path.read_text()]
+    if path.suffix == ".ipynb":
+        cells = [c for c in json.loads(sources[0])["cells"] if c["cell_type"] == "code"]
+        sources = ["".join(c["source"]) for c in cells]
+    names = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    names -= set(sys.stdlib_module_names) | {"vtlib"}
+    return {OTHER_NAMES.get(name, name).replace("_", "-").lower() for name in names}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_used():
+    def declared(wanted):
+        return {re.match(r"[a-zA-Z0-9._-]+", w).group().lower() for w in wanted}
+
+    run, test = declared(PROJECT["dependencies"]), declared(PROJECT["optional-dependencies"]["test"])
+    used = {p: imported(p) for p in [*ROOT.glob("vtlib/*.py"), *ROOT.glob("notebooks/*.ipynb")]}
+    optional = {"pytorch-metric-learning"}  # losses of it are asked for by name
+    for path, names in used.items():
+        assert names <= run | optional, f"{path.name} imports {names - run}, which pyproject.toml does not name"
+    assert run - WITHOUT_IMPORT == set().union(*used.values()) - optional
+    tests = set().union(*(imported(p) for p in [*ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]))
+    own = {p.stem.replace("_", "-") for p in ROOT.glob("tests/*.py")} | {"benchmarks"}
+    assert tests - own <= run | test | {"nbformat"}

@@ -224,6 +224,19 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
     return build(fields, recipe | overrides)
 
 
+def upgraded(fields: dict[str, Any], precision: str) -> dict[str, Any]:
+    """Stored fields of an experiment, of whatever version of this code, as this version names them.
+
+    Args: precision: that the run was made in, for fields of the time when it was settled during the run.
+    """
+    fields = dict(fields)
+    if "one_stream" in fields:
+        fields["specific_stages"] = 0 if fields.pop("one_stream") else 2
+    if fields.get("precision") == "auto":
+        fields["precision"] = precision
+    return fields
+
+
 def documented() -> dict[str, str]:
     """What each field of Experiment is, by name: the comment behind it in this file."""
     found, name = {}, ""

@@ -29,13 +29,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import images as im
+from .datasets import BLIND, GALLERY_CAMERAS, QUERY_CAMERAS
 from .losses import at_least_single, centres, members, no_autocast, pairwise_distance, unit, whole_numbers
 
 RANKS = (1, 5, 10, 20)
 CHUNK = 2**25  # similarities held at once, 128 MB: 32 queries of a gallery of a million
 LONG = 2**15  # similarities of one identity's queries, from which on a thread pays
-GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
-QUERY_CAMERAS = (3, 6)
 
 
 class Metrics(NamedTuple):
@@ -365,7 +364,8 @@ def same_place(query_cams, gallery_cams) -> np.ndarray:
     Source: Wu et al. 2017 and their evaluation code, which never reverses the rule, as camera 2 never queries.
     Args: query_cams (Q,), gallery_cams (G,): numbers of the cameras, 1 to 6.
     """
-    return (np.asarray(query_cams)[:, None] == 3) & (np.asarray(gallery_cams) == 2)
+    query_cams, gallery_cams = np.asarray(query_cams)[:, None], np.asarray(gallery_cams)
+    return np.any([(query_cams == query) & (gallery_cams == gallery) for query, gallery in BLIND.items()], axis=0)
 
 
 def numbers_only(x, name: str) -> np.ndarray:
@@ -556,22 +556,6 @@ def both_directions(similarity: Tensor, visible_pids, thermal_pids, exclude=None
     t2v = rank_metrics(similarity.T, thermal_pids, visible_pids, exclude=back)
     v, t = similarity.shape
     return pd.DataFrame([row(v2t, t, direction="v2t"), row(t2v, v, direction="t2v")])
-
-
-def hardest(similarity: Tensor, query_pids, gallery_pids, exclude: Tensor, queries: int, top: int):
-    """The queries with the lowest average precision, one of each person, and the images that they found.
-
-    Returns: rows of the queries (n,), columns of the gallery (n, top) nearest first, whether each is a match (n, top).
-    """
-    query_pids, gallery_pids = codes(query_pids, gallery_pids)
-    similarity, exclude = as_array(similarity), as_array(exclude)
-    ap = rank_queries(similarity, query_pids, gallery_pids, exclude=exclude).ap
-    worst = np.argsort(ap, kind="stable")[: np.isfinite(ap).sum()]  # NaN comes last
-    chosen = worst[pd.Series(query_pids[worst]).drop_duplicates().index[:queries]]
-    scores = np.where(exclude[chosen], -np.inf, similarity[chosen])
-    found = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    right = (query_pids[chosen, None] == gallery_pids[found]) & np.isfinite(np.take_along_axis(scores, found, axis=1))
-    return chosen, found, right
 
 
 def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:

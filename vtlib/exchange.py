@@ -8,7 +8,6 @@ disk and believes nothing: names, sizes, digests, fields and ranges are checked 
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -20,7 +19,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from . import __version__, datasets, papers, report
-from .config import DATA, NOT_HASHED, Experiment, build
+from .config import DATA, NOT_HASHED, Experiment, build, upgraded
+from .files import read_json, read_json_lines, user_path, whole
 from .runs import METRICS, Run, collect, commit, results_root
 
 SCHEMA = 1  # of the file; raise it when an older reader would misread a newer file
@@ -48,7 +48,7 @@ def export(profile: str, path: str | Path) -> str:
     Returns: a sentence on what is in it.
     Raises: ValueError if nothing is finished, a run is not whole, or the place is taken by another kind of file.
     """
-    path, root = Path(path), results_root() / profile
+    path, root = user_path(path), results_root() / profile
     if path.is_dir() or (path.exists() and not is_ours(path)):
         raise ValueError(f"{path} is there and no file of `results export`: give a new name like {profile}.zip")
     folders = sorted(f.parent for f in root.glob("runs/*/metrics.json") if RUN.fullmatch(f.parent.name))
@@ -81,8 +81,9 @@ def run_id_of(fields: dict) -> str:
 def stripped(folder: Path) -> tuple[dict, dict, list[dict]]:
     """Experiment, metrics and history of a finished run without paths. ValueError where one is not whole."""
     try:
-        fields, metrics = (json.loads((folder / name).read_text()) for name in OF_RUN[:2])
-        history = [json.loads(line) for line in (folder / OF_RUN[2]).read_text().splitlines()]
+        fields, metrics = (read_json(folder / name) for name in OF_RUN[:2])
+        history = read_json_lines(folder / OF_RUN[2], "")
+        fields = upgraded(fields, metrics.get("precision", "float32"))
         fields |= {name: PurePath(fields[name]).name for name in ("data", "weights")}
         return fields, {name: metrics[name] for name in FACTS if name in metrics}, history
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,9 +139,8 @@ def write(path: Path, content: dict[str, str]) -> None:
             entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
             archive.writestr(entry, text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp")
-    part.write_bytes(stream.getvalue())
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_bytes(stream.getvalue())
 
 
 def is_ours(path: Path) -> bool:
@@ -153,7 +153,7 @@ def is_ours(path: Path) -> bool:
 
 def read(path: str | Path) -> Received:
     """A file of export(), every part of it checked. Raises: ValueError, one sentence naming the file and the part."""
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     content = unpacked(path)
@@ -212,7 +212,7 @@ def run_of(path: Path, run_id: str, content: dict[str, str]) -> Run:
     if not isinstance(fields, dict) or not isinstance(metrics, dict) or metrics.get("run_id") != run_id:
         raise ValueError(f"{path}: {where} holds the metrics of another run")
     try:
-        run = Run(build(fields, {}), Path(path.name, run_id))
+        run = Run(build(upgraded(fields, str(metrics.get("precision"))), {}), Path(path.name, run_id))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {names[0]}: {error}") from error
     if fault := fault_of(metrics, run.experiment):

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what flock answers on a file system without locks
 
 
@@ -46,11 +47,20 @@ def digest(files: Iterable[Path], given: object) -> str:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place if the `with` ends well: `path` is whole or as before."""
+    """A path beside `path` to write to, which takes its place if the `with` ends well: `path` is whole or as before.
+
+    Raises: OSError naming the file and what to do where the disk is full.
+    """
     part = path.with_name(f"{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        why = f"{path} cannot be written: {os.strerror(error.errno)}"
+        repair = "clear some room, or let VTLIB_RESULTS and VTLIB_DATA name folders on a larger disk"
+        raise OSError(f"{why}: {repair}; what is finished is kept") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -79,11 +79,12 @@ def children() -> float:
     return used.children_user + used.children_system
 
 
-def peak_memory() -> float:
+def peak_memory(*, children: bool = True) -> float:
     """The most memory in GB that this process, or a finished child of it, has held; on Windows this process alone."""
     if not resource:
         return psutil.Process().memory_info().peak_wset / 1e9
-    held = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    whose = (resource.RUSAGE_SELF, *[resource.RUSAGE_CHILDREN] * children)
+    held = max(resource.getrusage(who).ru_maxrss for who in whose)
     return held * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 

@@ -78,7 +78,7 @@ METHODS = {
 # would let everything pass; 2.8 means there what 1.4 means at K = 4.
 _MMD_K2 = {"losses.margin_mmd.margin": 2.8}
 
-# What the `paper` profile sets, by layout, besides S1's recipe, which Experiment has by default; and what other profiles
+# What the `paper` profile sets, by layout, besides S1's recipe, which Experiment has by default; and what the others
 # set where a method's constants would mean something else
 _P6K8 = {"identities_per_batch": 6, "images_per_identity": 8}
 _P8K4 = {"identities_per_batch": 8, "images_per_identity": 4}

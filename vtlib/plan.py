@@ -5,7 +5,6 @@ of a set and by the device: a second call opens no image again and probes only s
 """
 
 import gc
-import hashlib
 import json
 import os
 import shutil
@@ -19,9 +18,10 @@ import psutil
 import torch
 
 from . import datasets, graph, machine, model, papers, runs, synthetic, train
+from . import device as devices
 from . import images as im
 from .config import Experiment
-from .files import write_json
+from .files import digest, write_json
 
 PROBE = 60.0  # seconds that the probes of a plan take together; the commonest shape is measured in any case
 # The fields that decide how long a step takes. The losses are not among them: they take milliseconds where a step of
@@ -115,10 +115,10 @@ def check(layout: str, name: str, place: Path, remembered: dict) -> tuple[list[s
 
 
 def listing(place: Path) -> str:
-    """Digest of the names, sizes and times of all files below a folder."""
+    """Digest of the names, sizes and times of all files below a folder, and of the code that checks them."""
     files = sorted(Path(folder, name) for folder, _, names in os.walk(place) for name in names)
     facts = ((str(file.relative_to(place)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
-    return hashlib.sha256(json.dumps(list(facts)).encode()).hexdigest()
+    return digest([Path(datasets.__file__)], list(facts))
 
 
 def recall(root: Path) -> dict:
@@ -152,7 +152,7 @@ def works(todo: list[Experiment]) -> dict[str, Work]:
         if (kind := fields_of(e, DECIDES)) not in known:
             if e.data not in tables:
                 tables[e.data] = datasets.read(e.dataset, runs.data_folder(e.data), split=e.split)
-            known[kind] = work_of(e, runs.deal(e, tables[e.data]))
+            known[kind] = work_of(e, runs.split_for(e, tables[e.data]))
     return {e.run_id: known[fields_of(e, DECIDES)] for e in todo}
 
 
@@ -247,7 +247,7 @@ def images_of(e: Experiment) -> int:
 def probe(e: Experiment, budget: float) -> tuple[float, float]:
     """Seconds of a training step of a run, on its device and its data, and of an image in evaluation mode."""
     table, store = runs.load_data(e)
-    rows, device = table[table.split == "train"], train.pick_device(e.device)
+    rows, device = table[table.split == "train"], devices.pick(e.device)
     torch.backends.cudnn.benchmark = True  # as in training
     sampler, batches = train.make_sampler(e, rows), train.Batches(rows, store.pixels, device)
     parts = train.make_parts(e, rows.pid.nunique(), device)
@@ -255,7 +255,7 @@ def probe(e: Experiment, budget: float) -> tuple[float, float]:
     index = next(indices)
 
     def one_step() -> torch.Tensor:
-        return train.take(e, step, batches, next(indices, index), draws)
+        return train.train_step(e, step, batches, next(indices, index), draws)
 
     parts["net"].train()
     training = timed(one_step, lambda out: out.tolist(), budget * 2 / 3)

@@ -110,12 +110,16 @@ def lambda_sweep(table: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
 
     table: lambda, metric, value (percent), a row a run; chance: percent, by metric.
     """
+    import seaborn as sns
+
     fig, ((ax,),) = figure(width=5.6)
-    for (metric, part), colour in zip(table.groupby("metric", sort=False), (BLUE, "#e07b00"), strict=False):
-        each, name = part.groupby("lambda").value, metric.replace("rank", "rank-")
-        mean = each.mean()
-        ax.errorbar(mean.index, mean, yerr=each.std(), marker="o", color=colour, capsize=3, label=name)
-        ax.axhline(chance[metric], color=colour, linestyle=":", linewidth=1.2, label=f"chance, {name}")
+    colours = dict(zip(dict.fromkeys(table.metric), (BLUE, "#e07b00"), strict=False))
+    sns.lineplot(
+        table, x="lambda", y="value", hue="metric", style="metric", palette=colours, markers=True, dashes=False,
+        errorbar="sd", err_style="bars", ax=ax,
+    )  # fmt: skip
+    for metric, colour in colours.items():
+        ax.axhline(chance[metric], color=colour, linestyle=":", linewidth=1.2, label=f"{metric}, chance")
     ax.set(title=title, xlabel="lambda, the weight of CMDC", ylabel="percent", ylim=(0, None))
     ax.title.set_fontsize(9)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -127,10 +131,12 @@ def convergence(table: pd.DataFrame, margin: float) -> Figure:
 
     table: layout, part, epoch, cmdc, in feature distance; margin: the value where all distances are alike.
     """
+    import seaborn as sns
+
     fig, axes = figure(1, 2, sharey=True)
     for ax, (part, rows) in zip(axes[0], table.groupby("part", sort=False), strict=False):
-        for (layout, curve), marker in zip(rows.groupby("layout", sort=False), "os^v", strict=False):
-            ax.plot(curve.epoch, curve.cmdc, label=layout, marker=marker, markersize=4)
+        sns.lineplot(rows, x="epoch", y="cmdc", hue="layout", style="layout", markers=True, dashes=False, ax=ax)
+        ax.get_legend().remove()
         ax.axhline(margin, color="0.4", linestyle=":", linewidth=1.2, label=f"margin {margin:g}")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=f"CMDC, {part}", xlabel="epoch", ylim=(0, 1.05 * max(table.cmdc.max(), margin)))
@@ -147,6 +153,8 @@ def similarity_distributions(table: pd.DataFrame) -> Figure:
     Each panel has its own axis, whose ends stand in the title; one less than half as long as the longest is tinted.
     table: panel, level, kind, similarity; both levels of a panel share their axis.
     """
+    import seaborn as sns
+
     panels, levels = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.level))
     kinds = dict(zip(dict.fromkeys(table.kind), (RIGHT, WRONG), strict=False))
     fig, axes = figure(len(levels), len(panels), width=2.5, height=1.9, sharex="col")
@@ -156,12 +164,10 @@ def similarity_distributions(table: pd.DataFrame) -> Figure:
         for ax, panel in zip(axes[i], panels, strict=True):
             part = table[(table.panel == panel) & (table.level == level)]
             low, high = ends[panel]
-            for kind, colour in kinds.items():
-                values, shown = (
-                    part[part.kind == kind].similarity,
-                    {"histtype": "stepfilled", "alpha": 0.4, "color": colour},
-                )
-                ax.hist(values, bins=50, range=(low, high), density=True, **shown)
+            area = {"stat": "density", "common_norm": False, "element": "step", "alpha": 0.4, "legend": False}
+            sns.histplot(
+                part, x="similarity", hue="kind", palette=kinds, bins=50, binrange=(low, high), ax=ax, **area
+            )  # fmt: skip
             if high - low < longest / 2:
                 ax.set_facecolor("#f6f1e3")
             title = f"{panel}\n{low:.3f} to {high:.3f}"

@@ -20,7 +20,7 @@ from .compare import LEVEL, VERDICTS, Gain, differences, folded, gains, size, ve
 from .config import Experiment
 from .files import lock, results_root
 from .papers import CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED, comparison, comparisons
-from .runs import METRICS, Run, chance, collect, environment, load
+from .runs import METRICS, Run, chance, collect, environment, load, other_code
 
 CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
 Rows = dict[str, list[Run]]  # the runs of each row of a table
@@ -33,7 +33,10 @@ def under(runs: Rows, protocol: str) -> Rows:
 
 
 def comparable(runs: Rows, protocol: str | None = None) -> None:
-    """Raise ValueError, naming runs, unless all are of one profile and, under a protocol, of one data and trials."""
+    """Raise ValueError, naming runs, unless they may stand in one table.
+
+    All are of one profile and, under a protocol, of one data, one number of trials and one precision.
+    """
 
     def one(what: str, value: Callable[[Run], object], group: list[Run]) -> None:
         kinds = {str(value(r)): r.experiment.run_id for r in group}
@@ -47,6 +50,7 @@ def comparable(runs: Rows, protocol: str | None = None) -> None:
         group = [r for rows in under(runs, protocol).values() for r in rows if r.experiment.split == split]
         one(f"data of {protocol}", lambda r: f"{r.experiment.data}, digest {r.metrics['data_digest'][:12]}", group)
         one(f"trials of {protocol}", lambda r: len(r.trials(protocol)), group)
+        one(f"precisions of {protocol}", lambda r: r.metrics["precision"], group)
 
 
 def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFrame:
@@ -184,7 +188,7 @@ def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
 
 
 CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "size"]
-CLAIM_COLUMNS += ["data", "profile", "protocol", "run_ids", "comparison"]
+CLAIM_COLUMNS += ["data", "profile", "protocol", "run_ids", "comparison", "other_code"]
 
 
 def claims(item: str, runs: Rows) -> pd.DataFrame:
@@ -226,7 +230,8 @@ def claim_row(
     ids = " ".join(e.run_id for e in every)
     key = comparison(*(group[0].experiment for group in groups), protocol) if found and protocol else ""
     word = [word, size(found, printed_gain)]
-    return [item, words, setting, metric, printed_gain, *numbers, *word, data, profile, protocol, ids, key]
+    older = " ".join(dict.fromkeys(r.experiment.run_id for group in groups for r in group if found and other_code(r)))
+    return [item, words, setting, metric, printed_gain, *numbers, *word, data, profile, protocol, ids, key, older]
 
 
 def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
@@ -328,6 +333,9 @@ def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
             lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{elsewhere(first)}")
     if missing := not_measured(found):
         lines.append(f"- [not measured] {'; '.join(missing)}.")
+    if older := list(dict.fromkeys(" ".join(found.other_code).split())):
+        what = f"{len(older)} of the runs, {', '.join(older[:3])}{' and others' * (len(older) > 3)},"
+        more = (*more, f"Made by other code than that of today: {what} whose folders can be deleted to make them anew.")
     return "\n".join([*lines, *[""] * bool(more), "\n\n".join(more)]).rstrip()
 
 
@@ -536,6 +544,7 @@ def provenance(folder: Path) -> pd.DataFrame:
         e, m = run.experiment, run.metrics
         config = {c: getattr(e, c) for c in ("method", "dataset", "data", "split", "seed", "profile", "epochs")}
         facts = {c: m[c] for c in ("commit", "device", "precision", "threads", "data_digest", "finished")}
+        facts["code"] = m.get("code_digest", "")[:12]
         versions = " ".join(f"{k}={v}" for k, v in m["versions"].items())
         where = {"folder": f"runs/{run_id}", "config": f"runs/{run_id}/experiment.json"}
         used = " ".join(dict.fromkeys(items))
@@ -597,6 +606,7 @@ def facts(of: Gathered) -> pd.DataFrame:
         "device": last[0],
         "precision": ", ".join(p.precision.unique()),
         "commit": last[1],
+        "code that decides a result": ", ".join(f"{code} ({n} runs)" for code, n in p.code.value_counts().items()),
         "versions": "; ".join(p.versions.unique()),
         "finished": f"{p.finished.min()} to {p.finished.max()}",
     }

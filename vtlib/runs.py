@@ -7,9 +7,7 @@ last and atomically, metrics.json: the only sign of "done".
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -27,10 +25,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from . import __version__, datasets, evaluate, parallel, protocols, synthetic, train
+from . import __version__, datasets, evaluate, machine, parallel, protocols, synthetic, train
 from . import device as devices
 from . import images as im
-from .config import NOT_HASHED, Experiment
+from .config import NOT_HASHED, Experiment, upgraded
 from .files import digest, lock, read_json, read_json_lines, results_root, whole, write_json
 from .model import TwoStreamNet, weights_file
 
@@ -111,13 +109,9 @@ def load(folder: Path) -> Run:
 def stored_experiment(folder: Path) -> Experiment:
     """The experiment of a finished run, whatever version wrote it. Raises: ValueError naming the file."""
     path = folder / "experiment.json"
-    fields = read_json(path, repair(folder))
-    if "one_stream" in fields:  # until specific_stages came
-        fields["specific_stages"] = 0 if fields.pop("one_stream") else 2
-    if fields.get("precision") == "auto":  # until it was settled before the run
-        fields["precision"] = read_json(folder / "metrics.json", repair(folder)).get("precision", "float32")
+    made_in = read_json(folder / "metrics.json", repair(folder)).get("precision", "float32")
     try:
-        return Experiment(**fields)
+        return Experiment(**upgraded(read_json(path, repair(folder)), made_in))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -177,6 +171,13 @@ def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
     store = im.Store(store.pixels, facts.hexdigest())
     _digests[place_of_data(experiment)] = store.digest
     return split_for(experiment, table), store
+
+
+def read_table(experiment: Experiment) -> pd.DataFrame:
+    """The table of an experiment's data, its people split as the experiment wants them; no image is opened."""
+    return split_for(
+        experiment, datasets.read(experiment.dataset, data_folder(experiment.data), split=experiment.split)
+    )
 
 
 def place_of_data(experiment: Experiment) -> tuple:
@@ -273,9 +274,10 @@ def make(experiment: Experiment, folder: Path) -> None:
     start, code, p = time.perf_counter(), code_digest(), experiment.identities_per_batch  # before anyone edits it
     devices.pick(experiment.device)
     parallel.rows_of_process(2 * p, p)  # raises before any work where the identities cannot be dealt
+    permutations = permutations_of(experiment)
+    stop_before_work(experiment, permutations)
     table, store = parallel.first_then_others(lambda: load_data(experiment))
-    test, permutations = table[table.split == "test"], permutations_of(experiment)
-    stop_before_work(experiment, table, permutations)
+    test = table[table.split == "test"]
     if parallel.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
@@ -316,12 +318,13 @@ def permutations_of(experiment: Experiment) -> dict | None:
     return datasets.sysu_permutations(path) if experiment.dataset == "sysu" and path.is_file() else None
 
 
-def stop_before_work(experiment: Experiment, table: pd.DataFrame, permutations: dict | None) -> None:
-    """Raise ValueError, one sentence, where training or evaluation on this data would stop.
+def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
+    """Raise ValueError, one sentence, where training or evaluation on this data would stop; no image is opened.
 
     Every search is rehearsed on random features, since evaluation comes last, after hours of training maybe.
     """
     place = data_folder(experiment.data)
+    table = read_table(experiment)
     if found := datasets.obstacles(experiment.dataset, table, root=place, train=experiment.epochs > 0):
         raise ValueError(found[0])
     if experiment.epochs:
@@ -412,9 +415,10 @@ def searched_folder(experiment: Experiment, root: str | Path) -> Experiment:
 
 def transferred(run: Run, root: str | Path, histograms: bool = False) -> protocols.Embedded:
     """The test rows of a folder as features of a run's network, or as histograms."""
-    table, store = load_data(searched_folder(run.experiment, root))
-    if found := datasets.obstacles("folder", table, root=datasets.locate(root), train=False):
+    wanted = searched_folder(run.experiment, root)
+    if found := datasets.obstacles("folder", read_table(wanted), root=datasets.locate(root), train=False):
         raise ValueError(found[0])
+    table, store = load_data(wanted)
     test = table[table.split == "test"]
     pixels = store.pixels[test.index.to_numpy()]
     features = evaluate.gradient_histogram(pixels) if histograms else extract(run.net(), test, store)
@@ -467,11 +471,10 @@ def environment(experiment: Experiment) -> dict:
 
 def peak_memory() -> dict[str, float]:
     """The most memory this process has held so far, in GB: of the machine, mapped images included, and of its GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    held = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    held = {"host": machine.peak_memory(children=False)}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        held["device"] = torch.cuda.max_memory_reserved()
-    return {where: round(n / 1e9, 3) for where, n in held.items()}
+        held["device"] = torch.cuda.max_memory_reserved() / 1e9
+    return {where: round(gigabytes, 3) for where, gigabytes in held.items()}
 
 
 def processor() -> str:

@@ -1,6 +1,7 @@
 """fit(): the training loop, the only place with backward(). Stops and goes on at any epoch, bit-equal on a CPU."""
 
 import inspect
+import io
 import json
 import sys
 import time
@@ -317,8 +318,10 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
 def checkpoint(folder: Path, parts: dict, history: list[dict], origin: str) -> None:
     """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint."""
     state = {name: part.state_dict() for name, part in parts.items()} | {"history": history, "origin": origin}
+    content = io.BytesIO()
+    torch.save(state, content)  # to memory: on a full disk torch's own writer does not say what is wrong
     with whole(folder / "checkpoint.pt") as part:
-        torch.save(state, part)
+        part.write_bytes(content.getbuffer())
     write_history(folder, history)
 
 
