@@ -89,13 +89,7 @@ class Embedded:
 
         Two images of one person at one instant: the pose gives the answer away. In SYSU-MM01, cameras of one place.
         """
-        visible, thermal = self.sides
-        if self.layout == "sysu":
-            cams = self.images["cam"].numpy()
-            return torch.from_numpy(evaluate.same_place(cams[thermal], cams[visible]).T.copy())
-        instant = self.images.get("instant", torch.full((len(self.pids),), -1)).numpy()
-        same = (self.pids[visible][:, None] == self.pids[thermal]) & (instant[visible] >= 0)[:, None]
-        return torch.from_numpy(same & (instant[visible][:, None] == instant[thermal]))
+        return torch.from_numpy(~self.seen(*self.sides[::-1]).T)
 
     def searches(self) -> list[Search]:
         """Those that this set allows.
@@ -119,27 +113,33 @@ class Embedded:
         cameras = evaluate.GALLERY_CAMERAS[mode]
         return min((len(numbers) for (_, cam), numbers in self.sysu.sets.items() if cam in cameras), default=0)
 
-    def sides_of(self, search: Search) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
-        """Rows of the queries and of the gallery of a search of two sides, similarity (Q, G), hidden (Q, G)."""
-        if search.direction == "v2t":
-            return *self.sides, self.similarity, self.hidden
-        return *self.sides[::-1], self.similarity.T, self.hidden.T
-
     def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[evaluate.Ranked, np.ndarray]]]:
-        """Rows of the queries (Q,), and of each trial what they find and the identities of its gallery."""
+        """Rows of the queries (Q,), and of each trial what they find and the rows of its gallery (G,)."""
         if search.mode:
+            candidates = np.flatnonzero(np.isin(self.images["cam"].numpy(), evaluate.GALLERY_CAMERAS["all"]))
             found = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
-            return self.sysu.query, ((ranked, self.sysu.pids[gallery.columns]) for ranked, gallery in found)
-        query, gallery, similarity, hidden = self.sides_of(search)
+            return self.sysu.query, ((ranked, candidates[gallery.columns]) for ranked, gallery in found)
+        there = search.direction == "v2t"
+        query, gallery = self.sides if there else self.sides[::-1]
+        similarity, hidden = (self.similarity, self.hidden) if there else (self.similarity.T, self.hidden.T)
         exclude = hidden if hidden.any() else None
         ranked = evaluate.rank_queries(similarity, self.pids[query], self.pids[gallery], exclude=exclude)
-        return query, iter([(ranked, self.pids[gallery])])
+        return query, iter([(ranked, gallery)])
+
+    def seen(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """Which gallery images each query may find, (Q, G) bool, of their rows."""
+        if self.layout == "sysu":
+            cams = self.images["cam"].numpy()
+            return ~evaluate.same_place(cams[query], cams[gallery])
+        instant = self.images.get("instant", torch.full((len(self.pids),), -1)).numpy()
+        together = (instant[query][:, None] == instant[gallery]) & (instant[query] >= 0)[:, None]
+        return ~(together & (self.pids[query][:, None] == self.pids[gallery]))
 
     def table(self, search: Search, trials: int) -> pd.DataFrame:
         """The metrics of a search, a row a trial: trial or direction, rank1 ... mINP, queries, gallery; fractions."""
         rows = []
         for trial, (ranked, gallery) in enumerate(self.ranked(search, trials)[1]):
-            length = len(np.unique(gallery)) if search.mode else len(gallery)
+            length = len(np.unique(self.pids[gallery])) if search.mode else len(gallery)
             name = {"trial": trial} if search.mode else {"direction": search.direction}
             rows.append(evaluate.row(evaluate.mean_over_queries(ranked, length), len(gallery), **name))
         return pd.DataFrame(rows)
@@ -159,14 +159,16 @@ class Embedded:
         table.insert(1, "row", self.images["row"].numpy()[query])
         return table
 
-    def chance(self, search: Search, trials: int) -> pd.Series:
-        """The metrics of features that are random numbers: mean of 5 draws, of more where there are few queries."""
-        query, tables = self.ranked(search, 1)[0], []
-        for seed in range(min(200, max(5, 2000 // max(1, len(query))))):
-            noise = torch.randn(len(self.pids), 256, generator=torch.Generator().manual_seed(seed))
-            drawn = Embedded(self.layout, {**self.images, "features": noise}, self.permutations)
-            tables.append(drawn.queries(search, trials).drop(columns=["pid", "row"]).mean())
-        return pd.DataFrame(tables).mean()
+    def chance(self, search: Search, trials: int) -> pd.DataFrame:
+        """What a random order would give each query, mean over trials: rank1 and mAP (Q rows), NaN without a match."""
+        query, found = self.ranked(search, trials)
+        tables = []
+        for _, gallery in found:
+            seen = self.seen(query, gallery)
+            matches = ((self.pids[query][:, None] == self.pids[gallery]) & seen).sum(1)
+            values = np.stack(evaluate.chance(matches, seen.sum(1)), 1)
+            tables.append(np.where(matches[:, None] > 0, values, np.nan))
+        return pd.DataFrame(np.mean(tables, axis=0), columns=["rank1", "mAP"])
 
     def summary(self, trials: int) -> pd.DataFrame:
         """What each search finds, in percent, a row a search: the metrics, mean over trials, and a scale.
@@ -178,7 +180,7 @@ class Embedded:
         for search in self.searches():
             table, each = self.table(search, trials), self.queries(search, trials).dropna()
             metrics = 100 * table.drop(columns=["trial", "direction", "queries", "gallery"], errors="ignore")
-            ends, lowest = {}, 100 * self.chance(search, trials)
+            ends, lowest = {}, 100 * self.chance(search, trials).mean()
             for metric in ("rank1", "mAP"):
                 low, high = evaluate.bootstrap_mean(100 * each[metric], each.pid)
                 ends |= {f"{metric}_low": low, f"{metric}_high": high, f"chance_{metric}": lowest[metric]}

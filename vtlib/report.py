@@ -577,7 +577,7 @@ def gathered(profile: str) -> Gathered:
     ]
     every = pd.concat([f for f in frames if len(f)], ignore_index=True)
     texts = [c for c in CLAIM_COLUMNS if c not in ("printed", *Gain._fields)]
-    every[texts] = every[texts].fillna("")
+    every[texts] = every[texts].astype(object).fillna("")
     runs_of = provenance(folder)
     for item, made in tables.items():
         if other := set(made.profile.dropna()) - {profile}:

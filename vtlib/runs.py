@@ -144,9 +144,9 @@ _digests: dict[tuple, str] = {}  # of this process: the data of each set and siz
 
 
 def chance(run: Run, protocol: str) -> pd.Series:
-    """METRICS of features that are random numbers, under a run's protocol and on its test set, fractions."""
+    """rank1 and mAP of a random order, under a run's protocol and on its test set: exact, fractions."""
     search = protocols.named(protocol)
-    return run.embedded(search).chance(search, len(run.trials(protocol)))
+    return run.embedded(search).chance(search, len(run.trials(protocol))).mean()
 
 
 def data_folder(name: str) -> Path:
@@ -360,14 +360,10 @@ def by_query(test: protocols.Embedded) -> pd.DataFrame:
     """transfer_queries() of the features of a set whose searches have two sides."""
     frames = []
     for search in test.searches():
-        query, gallery, _, hidden = test.sides_of(search)
-        (found, _), seen = next(test.ranked(search, 1)[1]), ~hidden.numpy()
-        pids = test.pids[query]
-        matches = ((pids[:, None] == test.pids[gallery]) & seen).sum(1)
-        rank1, ap = evaluate.chance(matches, seen.sum(1))
-        columns = {"pid": pids, "rank1": found.first == 1, "mAP": found.ap, "chance_rank1": rank1, "chance_mAP": ap}
-        frames.append(pd.DataFrame(columns)[found.first > 0].assign(direction=search.direction))
-    return pd.concat(frames, ignore_index=True).astype({"rank1": float})
+        each, lowest = test.queries(search, 1), test.chance(search, 1)
+        chances = {f"chance_{metric}": lowest[metric] for metric in lowest}
+        frames.append(each[["pid", "rank1", "mAP"]].assign(**chances, direction=search.direction).dropna())
+    return pd.concat(frames, ignore_index=True)
 
 
 def transfer_table(done: dict[str, list[Run]], root: str | Path) -> pd.DataFrame:
