@@ -12,7 +12,9 @@ methods     the named systems of the papers, as data
 pretrain    the starts: weights from SynVT people of their own
 train       fit(): the only place with backward()
 parallel    several processes, one experiment
+device      the device of a run, its precision, and this process among several
 evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
+protocols   the searches that a test set is measured by, as values
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
 compare     is one system better: paired differences, a bootstrap over people, verdicts
@@ -22,9 +24,11 @@ report      measured beside printed, verdicts, where every number comes from
 plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
 plots       tidy data in, figure out
+explain     what an experiment trains, in words and formulas
+choose      the lists and counts that a notebook is asked for, checked before any work
 launch      the command line
 graph       the Snakefile's plan, one job of it, and what became of them all
-files       where data and results lie, and files that are whole or absent
+files       where data and results lie, files that are whole or as before, locks
 names       one sentence for a name that is not known
 machine     cores and memory: how many runs fit beside each other
 """

@@ -1,0 +1,94 @@
+"""What the suite measured on one machine, and the texts that quote it.
+
+measured/ holds the numbers of a finished `./run_all.sh` as small tables, and readme.md, the results of README.md with a
+place for each number. After a new measurement, from the folder of the project:
+
+    .venv/bin/python tests/measured.py results/cpu     # keeps its numbers, and writes them into README.md
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from vtlib import papers, report
+
+HERE, README = Path(__file__).parent / "measured", Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- measured by the suite: tests/measured/readme.md -->\n", "<!-- end of what is measured -->"
+KEYS = ["item", "row", "setting", "metric"]
+LEVELS = [*KEYS, "measured", "sd", "runs"]
+CLAIMS = ["item", "claim", "setting", "metric", "printed", "gain", "low", "high", "sd", "pairs", "verdict", "size"]
+CLAIMS += ["comparison"]
+
+
+def keep(results: Path) -> None:
+    """Put the numbers of a finished suite into measured/."""
+    levels = []
+    for item in papers.ITEMS:
+        made = pd.read_csv(results / "report" / f"{item}.csv")
+        if "setting" in made:
+            levels.append(made[made.measured.notna() & made.metric.isin(report.CLAIMED)].assign(item=item)[LEVELS])
+    pd.concat(levels).to_csv(HERE / "levels.csv", index=False, float_format="%.2f")
+    pd.read_csv(results / "report" / "claims.csv")[CLAIMS].to_csv(HERE / "claims.csv", index=False, float_format="%.3f")
+    cues = pd.read_csv(results / "report" / "cues.csv")
+    cues[["cue", "search", "rank1", "mAP"]].to_csv(HERE / "cues.csv", index=False, float_format="%.1f")
+
+
+def levels() -> pd.DataFrame:
+    return pd.read_csv(HERE / "levels.csv", dtype={"row": str}).set_index(KEYS)
+
+
+def claims() -> pd.DataFrame:
+    texts = ["item", "claim", "setting", "verdict", "size", "comparison"]
+    found = pd.read_csv(HERE / "claims.csv")
+    return found.assign(**found[texts].astype(object).fillna(""))
+
+
+def quoted(place: str) -> str:
+    """The text for one place of readme.md.
+
+    level | item | row | setting          rank-1 / mAP, each with its standard deviation over seeds
+    mean | item | row | setting | metric   the mean alone
+    gain | item | claim | setting          rank-1: the measured gain with its interval
+    word | item | claim | setting          rank-1: the verdict, and the size beside it
+    count | word                           comparisons with this verdict, of both papers
+    counted                                all verdicts with their counts
+    """
+    kind, *parts = [part.strip() for part in place.split("|")]
+    if kind == "level":
+        rows = [levels().loc[(*parts, metric)] for metric in report.CLAIMED]
+        return " / ".join(report.spread(row.measured, row.sd) for row in rows)
+    if kind == "mean":
+        return f"{levels().loc[tuple(parts)].measured:.1f}"
+    found = claims()
+    if kind in ("gain", "word"):
+        item, claim, setting = parts
+        of = found[(found.item == item) & (found.claim == claim) & (found.setting == setting)]
+        row = of[of.metric == "rank1"].iloc[0]
+        if kind == "word":
+            return row.verdict + (f", {row['size']}" if row["size"] else "")
+        return f"{report.spread(row.gain, float('nan'), 1, '+')}{report.between(row.low, row.high)}"
+    papers_alone = found[~found.item.str.startswith("X")]
+    if kind == "counted":
+        return report.counted(papers_alone)
+    if kind == "count":
+        return str((report.once(papers_alone).verdict == parts[0]).sum())
+    raise ValueError(f"readme.md has a place of unknown kind {place!r}")
+
+
+def results_of_readme() -> str:
+    """readme.md with every number in its place."""
+    return re.sub(r"\{\{(.+?)\}\}", lambda place: quoted(place[1]), (HERE / "readme.md").read_text())
+
+
+def readme() -> str:
+    """README.md as it should be."""
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + results_of_readme() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]))
+    README.write_text(readme())
