@@ -27,7 +27,11 @@ def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
             given = json.loads(json.dumps(config.parameters(wanted)))  # as papermill and plan.json hand it on
             assert config.of_parameters(given) == wanted
     odd = config.experiment("paper", "margin_mmd", dataset="regdb", losses={"id": {"weight": 1.0}}, epochs=3)
-    assert config.parameters(odd)["overrides"] == {"losses": {"id": {"weight": 1.0}}, "epochs": 3}
+    assert config.parameters(odd)["overrides"] == {
+        "losses": {"id": {"weight": 1.0}},
+        "epochs": 3,
+        "precision": odd.precision,  # in every job: the machine that runs it may have another one of its own
+    }
 
 
 def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
@@ -43,7 +47,7 @@ def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
     ]
     assert list(made)[-1] == "90_report"
     named = {made[run.split("/")[1]]["parameters"]["method"] for run in made["40_tsne"]["needs"]}
-    assert named == {"baseline", "dpan_cmdc"}  # it names no item, but these
+    assert named == {"baseline", "parts_mc"}  # it names no item, but these
     assert set(graph.jobs("quick", ["S1.F5"])) == {
         *(e.run_id for e in papers.experiments("quick", ["S1.F5"])),
         *config.DATA["quick"].values(),

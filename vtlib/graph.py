@@ -89,7 +89,8 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
             needs.append(f"data/{e.backbone}.json")
             every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": needs[1], "needs": []}
             every[e.backbone] |= {"backbone": e.backbone, "file": file}
-        extra = "".join(f", {k.removeprefix('losses.')} {v}" for k, v in given["overrides"].items())
+        changed = {k.removeprefix("losses."): v for k, v in given["overrides"].items() if k != "precision"}
+        extra = "".join(f", {k} {v}" for k, v in changed.items())
         what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
         book = executed(TRAIN, given, f"runs/{e.run_id}/{TRAIN.name}")
         every[e.run_id] = {"rule": "train", "output": done, "needs": needs, **what, **book}
