@@ -58,6 +58,16 @@ def test_a_file_holds_numbers_alone(results, made, home):
     assert manifest["data"]["synvt_sysu_quick"] == {"digests": [made[0].metrics["data_digest"]], "drawn_by_synvt": True}
 
 
+def test_a_file_of_a_machine_with_another_precision_is_written_and_compared(results, made, monkeypatch):
+    there = made[0].experiment.precision
+    other = "float32" if there == "bf16" else "bf16"
+    monkeypatch.setenv("VTLIB_PRECISION", there)
+    one = exchange.export("quick", results / "ours.zip") and exchange.compare([results / "ours.zip"])
+    monkeypatch.setenv("VTLIB_PRECISION", other)
+    assert "5 runs" in exchange.export("quick", results / "ours.zip")
+    assert exchange.compare([results / "ours.zip"]) == one
+
+
 def test_only_known_facts_of_a_run_go_along(results, made):
     path = results / "results" / "quick" / "runs" / made[0].experiment.run_id / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "mymachine", "user": "me"}))

@@ -345,3 +345,17 @@ def test_a_set_on_which_nothing_can_be_trained_or_tested_stops_before_any_step(
         wanted = experiment("quick", "identity", dataset="folder", data=str(root), epochs=0)
         monkeypatch.undo()
         assert set(runs.run(wanted).metrics["protocols"]) == {"folder v2t", "folder t2v"}  # it can be searched
+
+
+def test_runs_of_a_machine_with_another_precision_are_read_by_one_variable(home, done, monkeypatch, capsys):
+    for precision in ("bf16", "float32"):
+        monkeypatch.setenv("VTLIB_PRECISION", precision)
+        assert experiment("quick", "cmdc").precision == precision
+    (other,) = runs.in_other_precision(done.experiment)
+    monkeypatch.setattr(runs, "make", lambda e, folder: None)
+    runs.run(other)
+    said = f"run {done.experiment.run_id} is this one in {done.experiment.precision}: VTLIB_PRECISION="
+    assert said in capsys.readouterr().out
+    monkeypatch.setenv("VTLIB_PRECISION", "bf17")
+    with pytest.raises(ValueError, match="VTLIB_PRECISION=bf17: unknown precision 'bf17': did you mean 'bf16'"):
+        experiment("quick", "cmdc")

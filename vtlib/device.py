@@ -48,8 +48,19 @@ def pick(name: str = "auto") -> str:
     return f"cuda:{local_rank()}" if device == "cuda" and world() > 1 else device
 
 
+PRECISIONS = ("bf16", "float32")
+
+
 def native_precision(name: str = "auto") -> str:
-    """`bf16` where a device computes it itself, else `float32`. A GPU that is not here is taken for one that does."""
+    """What precision `auto` stands for: VTLIB_PRECISION, or `bf16` where a device computes it itself, else `float32`.
+
+    The variable is for a machine that plans, reads or draws the runs of another one. A GPU that is not here is taken
+    for one that computes bf16. Raises: ValueError for another word in the variable.
+    """
+    if said := os.environ.get("VTLIB_PRECISION", ""):
+        if said not in PRECISIONS:
+            raise ValueError(f"VTLIB_PRECISION={said}: {unknown('precision', said, PRECISIONS)}")
+        return said
     on_gpu = name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
     if on_gpu:
         here = torch.cuda.is_available()

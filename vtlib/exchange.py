@@ -21,7 +21,7 @@ import pandas as pd
 from . import __version__, datasets, papers, report
 from .config import DATA, NOT_HASHED, Experiment, build, upgraded
 from .files import read_json, read_json_lines, user_path, whole
-from .runs import METRICS, Run, collect, commit, results_root
+from .runs import METRICS, Run, collect, commit, in_other_precision, results_root
 
 SCHEMA = 1  # of the file; raise it when an older reader would misread a newer file
 FACTS = ("run_id", "protocols", "data_digest", "seed", "train_seconds", "last_call_seconds", "peak_memory")
@@ -52,7 +52,8 @@ def export(profile: str, path: str | Path) -> str:
     if path.is_dir() or (path.exists() and not is_ours(path)):
         raise ValueError(f"{path} is there and no file of `results export`: give a new name like {profile}.zip")
     folders = sorted(f.parent for f in root.glob("runs/*/metrics.json") if RUN.fullmatch(f.parent.name))
-    wanted = {e.run_id for e in papers.experiments(profile, papers.ITEMS, absent=True)}
+    every = papers.experiments(profile, papers.ITEMS, absent=True)
+    wanted = {same.run_id for e in every for same in (e, *in_other_precision(e))}
     finished = {folder.name: stripped(folder) for folder in folders}
     found = {name: run for name, run in finished.items() if run_id_of(run[0]) in wanted}
     if not found:
@@ -333,7 +334,8 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
     for label, part in columns.items():
         done, rows = {}, []
         for row, group in of.rows(part.manifest["profile"]).items():
-            done[row] = [part.runs[e.run_id] for e in group if e.run_id in part.runs and is_of(part.runs[e.run_id], e)]
+            same = [[part.runs[x.run_id] for x in (e, *in_other_precision(e)) if x.run_id in part.runs] for e in group]
+            done[row] = [found[0] for found, e in zip(same, group, strict=True) if found and is_of(found[0], e)]
             if 0 < len(done[row]) < len(group):
                 notes.append(f"{label}: {item}, {row}: {len(done[row])} of {len(group)} runs, the mean is of those")
         for setting, protocol in of.settings.items():
@@ -349,8 +351,9 @@ def beside(item: str, columns: dict[str, Received]) -> tuple[pd.DataFrame, list[
 
 
 def is_of(run: Run, experiment: Experiment) -> bool:
-    """Whether a run is of these very fields: a default may have changed since it was made, and its id not."""
-    one, two = (e.model_dump(mode="json", exclude=NOT_HASHED) for e in (run.experiment, experiment))
+    """Whether a run is of these very fields but for precision: a default may have changed since, and its id not."""
+    without = NOT_HASHED | {"precision"}
+    one, two = (e.model_dump(mode="json", exclude=without) for e in (run.experiment, experiment))
     return one == two
 
 

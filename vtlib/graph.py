@@ -42,8 +42,9 @@ def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> 
     not made again, except of `paper`, which depends on the sets that are there.
     """
     roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
+    precision = os.environ.get("VTLIB_PRECISION", "")
     results = results_root() / profile
-    key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots])
+    key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots, precision])
     if profile != "paper" and (old := remembered(results / name)).get("key") == key:
         return old
     made = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}

@@ -212,8 +212,18 @@ def run(experiment: Experiment) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_suffix(".lock")) if parallel.rank() == 0 else nullcontext():
         if not parallel.from_first(lambda: is_done(Run(experiment, folder))):
+            for other in in_other_precision(experiment):
+                if (folder.with_name(other.run_id) / "metrics.json").is_file():
+                    name = f"VTLIB_PRECISION={other.precision}"
+                    print(f"run {other.run_id} is this one in {other.precision}: {name} loads it")
             make(experiment, folder)
     return Run(experiment, folder)
+
+
+def in_other_precision(experiment: Experiment) -> list[Experiment]:
+    """The same experiment as machines of another precision have it."""
+    others = [p for p in devices.PRECISIONS if p != experiment.precision]
+    return [experiment.model_copy(update={"precision": p}) for p in others]
 
 
 def is_done(run: Run) -> bool:
