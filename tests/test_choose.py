@@ -69,3 +69,9 @@ def test_a_folder_needs_a_name():
         choose.data("folder", "")
     with pytest.raises(ValueError, match="dataset is 'sisu': choose one of sysu, regdb, folder"):
         choose.data("sisu", "")
+
+
+def test_an_override_that_is_a_parameter_of_its_own_is_refused():
+    assert choose.fields({"lr": 0.1}, ("seed",)) == {"lr": 0.1}
+    with pytest.raises(ValueError, match="overrides has 'seed', which is a parameter of its own: set that one"):
+        choose.fields({"lr": 0.1, "seed": 3}, ("profile", "seed"))

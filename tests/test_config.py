@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from vtlib.config import NOT_HASHED, PROFILES, Experiment, documented, experiment, resolve_profile
+from vtlib.config import (
+    NOT_HASHED,
+    PROFILES,
+    Experiment,
+    documented,
+    experiment,
+    of_parameters,
+    parameters,
+    resolve_profile,
+)
 from vtlib.methods import METHODS
 
 
@@ -127,3 +136,18 @@ def test_methods_are_those_of_table_3():
 def test_every_field_says_what_it_is():
     assert list(documented()) == list(Experiment.model_fields)
     assert "0 in the one-stream network" in documented()["specific_stages"]
+
+
+@pytest.mark.parametrize("native", ["bf16", "float32"])
+def test_parameters_give_the_very_experiment_back_on_a_machine_of_any_precision(monkeypatch, native):
+    for where in (
+        {"dataset": "folder", "data": "x"},
+        {"data": "synvt_sysu_quick,yaw=1.0"},
+        {"dataset": "regdb", "split": 3},
+    ):
+        wanted = experiment("quick", "cmdc", lr=0.5, **where)
+        given = json.loads(json.dumps(parameters(wanted)))
+        assert set(given) - {"data"} == {"profile", "method", "dataset", "seed", "overrides"}
+        monkeypatch.setenv("VTLIB_PRECISION", native)
+        assert of_parameters(given) == wanted
+        monkeypatch.delenv("VTLIB_PRECISION")

@@ -81,3 +81,10 @@ def data(dataset: str, name: str) -> dict[str, str]:
     if dataset == "folder" and not name:
         raise ValueError("dataset is 'folder' and data is empty: name the folder of your images, as data=FOLDER")
     return {"dataset": dataset} | ({"data": name} if name else {})
+
+
+def fields(overrides: dict, parameters: Iterable[str]) -> dict:
+    """The overrides of an experiment's fields. Raises: ValueError where one of them is a parameter of its own."""
+    if twice := [name for name in overrides if name in parameters]:
+        raise ValueError(f"overrides has {twice[0]!r}, which is a parameter of its own: set that one")
+    return overrides

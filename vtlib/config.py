@@ -269,7 +269,8 @@ def fields_table(profile: str = "cpu", method: str = "baseline") -> str:
 
 
 def parameters(wanted: Experiment) -> dict[str, Any]:
-    """What makes this very experiment: profile, method, dataset, seed, and `overrides`, the fields that differ.
+    """What makes this very experiment: profile, method, dataset, seed, data where it is no set of the profile's, and
+    `overrides`, the fields that differ.
 
     The precision is always among them: the machine that makes the run may have another one of its own.
     `of_parameters` gives the experiment back; nested names with dots.
@@ -278,7 +279,7 @@ def parameters(wanted: Experiment) -> dict[str, Any]:
     plain = experiment(**given, data=wanted.data).model_dump(mode="json")
     named = {} if wanted.data == DATA[wanted.profile].get(wanted.dataset) else {"data": wanted.data}
     differing = difference(wanted.model_dump(mode="json"), plain)
-    return given | {"overrides": differing | named | {"precision": wanted.precision}}
+    return given | named | {"overrides": differing | {"precision": wanted.precision}}
 
 
 def of_parameters(given: dict[str, Any]) -> Experiment:

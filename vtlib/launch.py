@@ -44,7 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("--data", type=file_path, metavar="ROOT", help="folder of the data sets, as VTLIB_DATA")
     sub.add_argument("--jobs", **JOBS)
     sub.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
-    sub.add_argument("--cluster", default="", metavar="slurm", help="a Snakemake executor instead of this machine")
+    sub.add_argument(
+        "--cluster",
+        default="",
+        metavar="slurm",
+        help="a Snakemake executor instead of this machine, whose precision counts unless VTLIB_PRECISION says one",
+    )
     sub.epilog = "Options of Snakemake follow behind --, as in: -- --default-resources slurm_partition=gpu runtime=600"
     sub = command(commands, "job", lambda arguments: graph.make(arguments.plan, arguments.name), "one job of a plan")
     sub.add_argument("plan", type=file_path, help="a plan.json that `all` has made")
