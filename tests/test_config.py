@@ -50,6 +50,7 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"seed": 20250101120000123}, "seed: Input should be less than 2147483648"),
         ({"device": "gpu"}, "device: unknown device 'gpu': "),
         ({"device": "coda:1"}, "device: unknown device 'coda:1': did you mean 'cuda:1'?"),
+        ({"images_per_identity": 10**12}, "images_per_identity: Input should be less than or equal to 1000"),
         ({"specific_stages": 4}, "specific_stages: Input should be 0, 1, 2 or 3"),
         ({"precision": "bf17"}, "precision: Input should be 'float32' or 'bf16'"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
@@ -89,6 +90,15 @@ def test_a_wrong_field_is_one_sentence(overrides, sentence):
     with pytest.raises(ValueError) as error:
         experiment("quick", "cmdc", **overrides)
     assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
+
+
+def test_a_profile_or_method_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match="unknown method"):
+        experiment("quick", [])
+    with pytest.raises(ValueError, match="unknown profile"):
+        experiment({})
+    with pytest.raises(ValueError, match="unknown profile"):
+        resolve_profile({})
 
 
 def test_unknown_profile_and_method_name_the_nearest():

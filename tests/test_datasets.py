@@ -388,6 +388,31 @@ def test_camera_1_and_01_are_one_camera_whose_instants_are_known(tmp_path):
     assert set(table.cam) == {1} and table.frame.tolist() == ["1/a", "1/a", "1/b"]
 
 
+def test_frame_001_and_1_are_one_instant(tmp_path):
+    root = folder(tmp_path / "f", pids=(3,))
+    write_manifest(root / "manifest.csv", root, camera="a", frame=["001", "1", "2"])
+    assert datasets.read("folder", root).frame.tolist() == ["a/1", "a/1", "a/2"]
+
+
+def test_a_manifest_above_is_found_through_a_link_and_from_inside(tmp_path, monkeypatch):
+    root = folder(tmp_path / "ext" / "f")
+    write_manifest(tmp_path / "ext" / "manifest.csv", root, "f/")
+    expected = datasets.read("folder", root)
+    assert (expected.frame != "").all()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root / "Thermal")
+    for place in (tmp_path / "link", ".."):
+        pd.testing.assert_frame_equal(datasets.read("folder", place), expected)
+
+
+@pytest.mark.parametrize("name", ["Manifest.csv", "SPLIT.csv"])
+def test_a_list_under_another_name_is_not_passed_over(tmp_path, name):
+    root = folder(tmp_path / "f")
+    (root / name).write_text("id,split\n")
+    with pytest.raises(ValueError, match=f"{name} must be called {name.lower()}"):
+        datasets.read("folder", root)
+
+
 MANIFESTS = {  # column, value of the second image, words
     "person": ("id", "4", "line 3: modality or id of visible/12/a.png is not"),
     "person above 2^53": ("id", str(2**53 + 1), "line 3: modality or id"),

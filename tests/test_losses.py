@@ -1,6 +1,7 @@
 """Losses against the loop oracles, hand-made numbers, invariances, gradients and error texts."""
 
 import math
+import re
 
 import numpy as np
 import oracles
@@ -188,6 +189,15 @@ class TestContract:
             value.backward()
             assert value.shape == () and value.dtype == dtype and value.isfinite() and value >= 0
             assert features.grad.isfinite().all() and features.grad.abs().sum() > 0
+
+    def test_it_runs_where_the_features_are_on_a_device_and_the_labels_on_the_cpu(self, name):
+        features, labels, modality = batch([(3, 3)] * 4, seed=5)
+        try:
+            value = losses.LOSSES[name](features.float().to("meta"), labels, modality)
+        except (RuntimeError, NotImplementedError) as error:
+            repair = "make masks on the CPU and send them over with to_device_of(mask, features); read no value"
+            pytest.fail(f"loss {name} fails on a GPU ({error}): {repair}")
+        assert value.is_meta and value.shape == ()
 
     def test_row_order_does_not_matter(self, name):
         features, labels, modality = ragged(11, low=2)
@@ -468,3 +478,40 @@ def test_unit_rows_of_any_size():
     assert torch.equal(losses.unit(features), expected)
     assert torch.equal(losses.unit(features * sizes), expected)
     assert torch.equal(losses.unit(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (lambda x: x.square().sum(1), "loss mine gave a tensor of shape (8,), not one number as a tensor: end it with"),
+        (lambda x: x.sum().item(), "loss mine gave a float, not one number as a tensor"),
+        (lambda x: torch.tensor(x.sum().item()), "loss mine gave a number without a gradient: no .item()"),
+        (lambda x: x.detach().sum(), "loss mine gave a number without a gradient"),
+    ],
+)
+def test_what_a_loss_of_ones_own_gives_is_checked(body, sentence):
+    @losses.loss()
+    def mine(features, labels, modality):
+        return body(features)
+
+    features = torch.randn(8, 4, requires_grad=True)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        mine(features, torch.arange(4).repeat(2), torch.arange(2).repeat_interleave(4))
+    with torch.no_grad():
+        losses.loss()(lambda features, labels, modality: features.sum())(
+            features, torch.arange(4).repeat(2), torch.arange(2).repeat_interleave(4)
+        )
+
+
+def test_the_decorator_names_what_it_cannot_check():
+    with pytest.raises(ValueError, match="@loss of mine: unknown argument 'temprature': did you mean 'temperature'"):
+
+        @losses.loss(temprature=losses.SCALE)
+        def mine(features, labels, modality, *, temperature: float = 1.0):
+            return features.sum()
+
+    with pytest.raises(ValueError, match=r"loss mine: scale must stand behind the \*"):
+
+        @losses.loss()
+        def mine(features, labels, modality, scale: float = 1.0):
+            return features.sum()

@@ -233,8 +233,21 @@ def test_a_broken_file_of_a_run_is_named_and_nothing_is_lost(home, done, name, c
     assert runs.run(done.experiment).metrics == done.metrics
 
 
-@pytest.mark.parametrize("cut", [0, 9999, -1])
-def test_a_broken_checkpoint_is_named_and_training_begins_anew(home, monkeypatch, capsys, cut):
+def flipped(content):
+    return content[:9000] + bytes([content[9000] ^ 1]) + content[9001:]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:9999],
+    "one byte short": lambda content: content[:-1],
+    "a bit flipped": flipped,
+    "a block of zeros": lambda content: content[:4096] + bytes(4096) + content[8192:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_checkpoint_is_named_and_training_begins_anew(home, monkeypatch, capsys, damage):
     wanted = experiment("quick", "baseline", seed=31, epochs=1)
     real = train.checkpoint
 
@@ -248,7 +261,7 @@ def test_a_broken_checkpoint_is_named_and_training_begins_anew(home, monkeypatch
             runs.run(wanted)
     folder = home / "results" / "quick" / "runs" / wanted.run_id
     path = folder / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:cut])
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     whole = runs.run(wanted)
     assert f"{path} cannot be read" in capsys.readouterr().err and len(whole.history) == 1
     shutil.rmtree(folder)
@@ -359,3 +372,76 @@ def test_runs_of_a_machine_with_another_precision_are_read_by_one_variable(home,
     monkeypatch.setenv("VTLIB_PRECISION", "bf17")
     with pytest.raises(ValueError, match="VTLIB_PRECISION=bf17: unknown precision 'bf17': did you mean 'bf16'"):
         experiment("quick", "cmdc")
+
+
+def test_epochs_of_other_training_code_are_not_gone_on_with(home, monkeypatch):
+    wanted, real = experiment("quick", "baseline", seed=32), train.checkpoint
+
+    def stop(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(wanted)
+    monkeypatch.setattr(runs, "code_digest", lambda names=runs.RESULT_CODE: f"of an edited loss, {len(names)}")
+    trained, epoch = [], train.train_epoch
+    monkeypatch.setattr(train, "train_epoch", lambda *a: trained.append(a[-1]) or epoch(*a))
+    runs.run(wanted)
+    assert trained == [0, 1] and set(runs.TRAINING_CODE) < set(runs.RESULT_CODE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"weights": "/nowhere/w.pth"}, "weights file /nowhere/w.pth does not exist"),
+        ({"weights": "imagenet"}, "the thin backbone has no ImageNet weights"),
+        ({"backbone": "resnet5000"}, "backbone 'resnet5000' is not known"),
+        ({"backbone": "resnet18"}, "weights=synvt is made for thin and resnet50, not for resnet18"),
+        ({"attention": True, "attention_reduction": 5}, "attention_reduction 5 does not divide the 24 channels"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov=true needs a momentum above 0"),
+    ],
+)
+def test_a_network_that_cannot_be_built_stops_before_the_data_is_opened(home, monkeypatch, fields, sentence):
+    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened"))
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        runs.run(experiment("quick", "baseline", seed=78, **fields))
+
+
+def test_weights_broken_by_the_last_step_are_not_stored(home):
+    wanted = experiment("quick", "identity", seed=79, lr=1e30, epochs=1, steps_per_epoch=1)
+    with pytest.raises(FloatingPointError, match="weights are not finite after epoch 1: lower lr"):
+        runs.run(wanted)
+    assert not (home / "results" / "quick" / "runs" / wanted.run_id / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("lacks", ["protocols", "data_digest", "precision", "finished"])
+def test_metrics_without_what_they_must_have_are_named(done, lacks):
+    path = done.folder / "metrics.json"
+    before = path.read_text()
+    path.write_text(json.dumps({k: v for k, v in json.loads(before).items() if k != lacks}))
+    try:
+        with pytest.raises(ValueError, match=f"not whole \\(no {lacks} in it\\): delete the folder"):
+            runs.run(done.experiment).metrics  # noqa: B018
+    finally:
+        path.write_text(before)
+
+
+def test_features_without_what_they_must_have_are_named(done, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(done.folder, tmp_path / "run")
+    for broken in (
+        {k: v for k, v in done.features.items() if k != "pid"},
+        {**done.features, "pid": done.features["pid"][:3]},
+    ):
+        save_file(broken, folder / "features.safetensors")
+        with pytest.raises(ValueError, match=r"features\.safetensors is not whole"):
+            runs.Run(done.experiment, folder).features  # noqa: B018
+    for name in ("experiment.json", "history.jsonl"):
+        (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"experiment\.json is missing: delete the folder"):
+        runs.load(folder)
+    with pytest.raises(FileNotFoundError, match=r"history\.jsonl is missing: delete the folder"):
+        runs.Run(done.experiment, folder).history  # noqa: B018

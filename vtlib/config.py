@@ -53,8 +53,8 @@ class Experiment(BaseModel):
     split: int = Field(1, ge=1, le=10)  # RegDB: which of the ten given splits
     train_on: Literal["train", "train+val"] = "train"  # SYSU-MM01: 296 identities, or the community's 395
     validation_identities: int = Field(0, ge=0)  # training people held out, of a set that names none
-    height: int = Field(288, ge=16)  # pixels
-    width: int = Field(144, ge=8)  # pixels
+    height: int = Field(288, ge=16, le=4096)  # pixels
+    width: int = Field(144, ge=8, le=4096)  # pixels
 
     # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"  # a ResNet of torchvision, or thin
@@ -76,8 +76,8 @@ class Experiment(BaseModel):
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
     epochs: int = Field(60, ge=0)  # 0: the untouched start
     steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
-    identities_per_batch: int = Field(8, ge=2)  # P
-    images_per_identity: int = Field(4, ge=1)  # K, in each modality: a batch has 2 * P * K images
+    identities_per_batch: int = Field(8, ge=2, le=10_000)  # P
+    images_per_identity: int = Field(4, ge=1, le=1_000)  # K, in each modality: a batch has 2 * P * K images
     lr: float = Field(0.1, gt=0)  # rate of SGD, for new layers
     backbone_lr_factor: float = Field(0.1, ge=0)  # times lr: for layers that start from pre-trained weights
     momentum: float = Field(0.9, ge=0, lt=1)  # of SGD
@@ -204,9 +204,9 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
 
     Raises: ValueError with one sentence, and the nearest known name, for anything unknown or mistyped.
     """
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise ValueError(unknown("profile", profile, PROFILES))
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(unknown("method", method, METHODS))
     dataset = overrides.get("dataset", "sysu")
     if not isinstance(dataset, str) or dataset not in LAYOUTS:
@@ -301,7 +301,7 @@ def difference(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") 
 
 def resolve_profile(name: str) -> str:
     """`auto` is gpu where there is a GPU, else cpu; every other name stays. Raises: ValueError on an unknown name."""
-    if name not in {"auto", *PROFILES}:
+    if not isinstance(name, str) or name not in {"auto", *PROFILES}:
         raise ValueError(unknown("profile", name, {"auto", *PROFILES}))
     return ("gpu" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 

@@ -270,7 +270,10 @@ def _posix(path: str) -> str:
 
 
 def _folder(root: Path, disk: pd.DataFrame, split: int) -> pd.DataFrame:
-    rows = disk.assign(split="test")
+    rows, root = disk.assign(split="test"), root.resolve()  # a link has the manifest beside what it leads to
+    for name in ("split.csv", "manifest.csv"):
+        if other := [p.name for p in root.iterdir() if p.name.lower() == name != p.name]:
+            raise ValueError(f"{root / other[0]} must be called {name}")
     if (file := root / "split.csv").is_file():
         rows["split"] = rows.pid.map(_splits(file, set(rows.pid)))
     for file, prefix in ((root / "manifest.csv", ""), (root.parent / "manifest.csv", f"{root.name}/")):
@@ -351,8 +354,9 @@ def _described(rows: pd.DataFrame, listed: pd.DataFrame, file: Path) -> pd.DataF
     numbers = [number(camera) for camera in listed.camera]
     numbered = None not in numbers
     cams = np.array(numbers) if numbered else pd.factorize(listed.camera, sort=True)[0] + 1
-    names = pd.Series(numbers).astype(str) if numbered else listed.camera  # 1 and 01 are one camera
-    frames = (names + "/" + listed.frame).where(listed.frame != "", "")  # frames are numbered in each camera
+    names = pd.Series(numbers).astype(str) if numbered else listed.camera  # 1 and 01 are one camera, and one frame
+    moments = listed.frame.map(lambda text: text if (n := number(text)) is None else str(n))
+    frames = (names + "/" + moments).where(listed.frame != "", "")  # frames are numbered in each camera
     return rows.assign(cam=cams, frame=frames)
 
 
@@ -360,12 +364,15 @@ READERS = {"sysu": _sysu, "regdb": _regdb, "folder": _folder}
 
 
 def folders(root: str | Path) -> list[Path]:
-    """The data sets of layout "folder" in a folder, by name; the folder itself where it is one. ValueError for none."""
+    """The data sets of layout "folder" in a folder, by name; the folder itself where it is one.
+
+    Args: root: as of locate(). Raises: ValueError where it holds none; FileNotFoundError.
+    """
 
     def inside(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
-    root = user_path(root)
+    root = locate(root)
     sets = [p for p in [root, *inside(root)] if set(REGDB) <= {q.name.capitalize() for q in inside(p)}]
     if not sets:
         raise ValueError(f"{root} holds no data set: one has folders {' and '.join(REGDB)}, see data/README.md")
@@ -425,10 +432,12 @@ def _undrawable(root: Path, test: pd.DataFrame) -> str:
         drawn, sets = sysu_permutations(file), _galleries(test)
     except ValueError as error:
         return str(error)
-    most = 10 if sets.min() >= 10 else 1  # shots, as runs.sysu_tables() chooses them
     for (cam, pid), images in sets.items():
-        if not most <= drawn.get((cam, pid), np.empty((0, 0))).shape[1] <= images:
+        trials, numbers = drawn.get((cam, pid), np.empty((0, 0))).shape
+        if not min(10, images) <= numbers <= images:  # ten are the most shots of a gallery
             return f"{file} does not draw from the {images} images of identity {pid} in camera {cam}: copy it again"
+        if trials < 10:
+            return f"{file} has {trials} draws of identity {pid} in camera {cam}, the protocol ten: copy it again"
     return ""
 
 

@@ -530,7 +530,7 @@ def draw_gallery(
             raise ValueError(f"rand_perm_cam.mat has {len(permutations[cam, pid])} trials, not {trial + 1}")
         else:
             chosen = np.asarray(permutations[cam, pid][trial])[:shots].tolist()  # a place in the folder is a number
-        if len(chosen) < shots or not set(chosen) <= set(numbers):
+        if len(set(chosen)) < shots or not set(chosen) <= set(numbers):
             raise ValueError(
                 f"identity {pid} has {len(numbers)} images in camera {cam}: too few for {shots} shots, or some missing"
             )

@@ -76,12 +76,22 @@ def read_json(path: Path, repair: str = "delete it, and it is made again") -> di
 
     Raises: ValueError naming the file and the `repair` where it is cut, empty or of another kind; FileNotFoundError.
     """
-    return parse_object(path.read_bytes(), path, repair)
+    return parse_object(read_bytes(path, repair), path, repair)
+
+
+def read_bytes(path: Path, repair: str) -> bytes:
+    """Raises: FileNotFoundError, or ValueError where the path is no file, with the `repair`."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: {repair}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder and no file: {repair}") from None
 
 
 def read_json_lines(path: Path, repair: str) -> list[dict]:
     """The JSON objects of a file, one a line. Raises: as read_json()."""
-    return [parse_object(line, path, repair) for line in path.read_bytes().splitlines() if line.strip()]
+    return [parse_object(line, path, repair) for line in read_bytes(path, repair).splitlines() if line.strip()]
 
 
 def parse_object(text: bytes, path: Path, repair: str) -> dict:

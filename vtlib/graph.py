@@ -319,7 +319,7 @@ def set_environment(variables: dict[str, str]) -> None:
 def make(path: Path, name: str) -> None:
     """One job of a plan, with a record of it under jobs/, written before and after. Raises what stops the job."""
     made = read_json(path, "give the command again, which makes it anew")
-    if name not in made["jobs"]:
+    if name not in made.get("jobs", {}) or made["jobs"][name].get("rule") not in RULES:
         raise ValueError(
             f"{shown(path)} has no job {name!r}: a later call has made another plan; give the command again"
         )

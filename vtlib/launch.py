@@ -83,6 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"vtlib: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        text = f"{error or 'no memory left'}: a smaller batch, smaller images or fewer --jobs take less"
+        print(f"vtlib: {text}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("vtlib: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
@@ -196,7 +200,10 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
     from .config import resolve_profile
 
     read_json(path, "put the notebook back, as by git checkout")
-    known = papermill.inspect_notebook(graph.literal(path))
+    try:
+        known = papermill.inspect_notebook(graph.literal(path))
+    except Exception as error:  # nbformat raises many kinds for what is no notebook
+        raise ValueError(f"{shown(path)} is no notebook: {str(error).splitlines()[0]}") from error
     check_parameters(shown(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
     default = ast.literal_eval(known["profile"]["default"]) if "profile" in known else "auto"
     profile = resolve_profile(str(given.get("profile", default)))
@@ -309,6 +316,8 @@ def weights(arguments) -> None:
     if arguments.backbone not in pretrain.STARTS:
         raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))
     path = arguments.path or model.weights_file(arguments.backbone, "synvt")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file, as {path / 'start.safetensors'}")
     if arguments.action == "make" and not path.is_file():
         pretrain.make(arguments.backbone, path)
     print(f"{shown(path)}: {pretrain.describe(path)}")

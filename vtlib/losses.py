@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .names import unknown
+
 Mining = Literal["ms", "awl", "none"]
 Relation = Literal["i2i", "c2i", "c2c"]
 Bound = Literal["hard", "awl"]
@@ -58,7 +60,12 @@ def loss(*, dims: tuple[int, ...] = (2,), **ranges: Range) -> Callable[[Callable
     """
 
     def decorate(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        kinds = {p.name: p.annotation for p in signature(call).parameters.values() if p.kind == p.KEYWORD_ONLY}
+        _, _, _, *options = signature(call).parameters.values()
+        kinds = {p.name: p.annotation for p in options if p.kind == p.KEYWORD_ONLY}
+        if odd := [p.name for p in options if p.name not in kinds]:
+            raise ValueError(f"loss {call.__name__}: {odd[0]} must stand behind the *, as every argument does")
+        if odd := sorted(ranges.keys() - kinds):
+            raise ValueError(f"@loss of {call.__name__}: {unknown('argument', odd[0], kinds)}")
 
         def check(**options: Any) -> None:
             for name, value in options.items():
@@ -72,12 +79,22 @@ def loss(*, dims: tuple[int, ...] = (2,), **ranges: Range) -> Callable[[Callable
             if options.get("local") is not None:
                 options["local"] = check_stripes(options["local"], features)
             with no_autocast(features.device.type):
-                return call(features, labels, modality, **options)
+                return one_number(call.__name__, call(features, labels, modality, **options), features)
 
         checked.check = check
         return checked
 
     return decorate
+
+
+def one_number(name: str, value: Tensor, features: Tensor) -> Tensor:
+    """The value of a loss. Raises: ValueError unless it is one number, with a gradient where the features have one."""
+    if not isinstance(value, Tensor) or value.ndim:
+        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"loss {name} gave {what}, not one number as a tensor: end it with .mean()")
+    if torch.is_grad_enabled() and features.requires_grad and not value.requires_grad:
+        raise ValueError(f"loss {name} gave a number without a gradient: no .item(), float() or .detach() on the way")
+    return value
 
 
 def check_option(name: str, value: Any, kind: Any, numbers: Range) -> None:

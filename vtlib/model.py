@@ -124,6 +124,7 @@ def thin_resnet() -> nn.Module:
 
 
 SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
+STARTED = ("thin", "resnet50")  # the backbones that have a start of SynVT people (pretrain.py)
 # ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
 FAMILY = ("resnet", "resnext", "wide_resnet")
 
@@ -166,6 +167,9 @@ def load_backbone(name: str, weights: str) -> nn.Module:
         raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
     net = thin_resnet() if name == "thin" else models.get_model(name, weights=None)
     if file := weights_file(name, weights):
+        if weights == "synvt" and name not in STARTED:
+            has = " and ".join(STARTED)
+            raise ValueError(f"weights=synvt is made for {has}, not for {name}: set weights=none, imagenet or a file")
         if weights == "synvt" and not file.is_file():
             raise FileNotFoundError(f"{file} is not made yet: python -m vtlib.launch weights make {name}")
         load_state(net, file, name)
@@ -175,12 +179,12 @@ def load_backbone(name: str, weights: str) -> nn.Module:
 def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
     """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing.
 
-    The state may lie in the file as `state_dict`, `model` or `net`, beside numbers of its training, and its names may
-    begin with `module.` or `backbone.`. A batch normalisation's counter of batches may be missing.
+    The state may lie in the file as `state_dict`, `model_state_dict`, `model` or `net`, beside numbers of its training,
+    and its names may begin with `module.` or `backbone.`. A batch normalisation's counter of batches may be missing.
     Raises: ValueError naming the file where it is broken, holds no state dict or does not fit; FileNotFoundError.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
+        raise FileNotFoundError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     state = without_prefix(state_dict_of(read_weights(path), path))
     own = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
     needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}
@@ -189,6 +193,9 @@ def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
             has = f"has {tuple(state[k].shape)}, not {tuple(v.shape)}" if k in state else "is missing"
             begins = ", ".join(list(state)[:3])
             raise ValueError(f"weights file {path} does not fit {name}: {k} {has} (its names begin with {begins})")
+        if not state[k].is_floating_point() or state[k].layout != torch.strided or state[k].is_meta:
+            kind = "complex" if state[k].is_complex() else f"{state[k].dtype}, {state[k].layout}"
+            raise ValueError(f"weights file {path}: {k} is {kind}: save dense weights of floating point")
         if not torch.isfinite(state[k]).all():
             raise ValueError(f"weights file {path} has NaN or infinite values in {k}: take another file")
     net.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
@@ -225,7 +232,7 @@ def numpy_scalars() -> list:
 
 def state_dict_of(found: object, path: Path) -> dict[str, Tensor]:
     """The tensors by name in what a weights file holds; those of `state_dict`, `model` or `net` where it has one."""
-    for key in ("state_dict", "model", "net"):
+    for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if isinstance(found, nn.Module) or not isinstance(found, Mapping):

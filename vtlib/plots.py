@@ -41,6 +41,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
         ax.set(title=title, xlabel="epoch", ylim=(0, None))
         if columns:
             ax.legend(frameon=False)
+        else:
+            ax.text(0.5, 0.5, "nobody was held out", ha="center", transform=ax.transAxes, color="0.4")
     third.plot(history.epoch, history.grad_norm, color="0.3")
     third.set(title="gradient norm", xlabel="epoch", ylim=(0, None))
     right.step(history.epoch, history.lr, where="mid", color="0.3")

@@ -80,8 +80,13 @@ def as_resnet(net: TwoStreamNet) -> dict[str, Tensor]:
 
 def describe(file: Path) -> str:
     """How a start was made, one line, from the metadata of its file. Raises: ValueError where there is none."""
-    with safe_open(file, "np") as opened:
-        about = {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not made yet: python -m vtlib.launch weights make NAME")
+    try:
+        with safe_open(file, "np") as opened:
+            about = {k: json.loads(v) for k, v in (opened.metadata() or {}).items()}
+    except Exception as error:  # the library raises a kind of its own
+        raise ValueError(f"{file} is no .safetensors file, or came broken ({error})") from error
     if not {"experiment", "history", "data_digest"} <= set(about):
         raise ValueError(f"{file} does not say how it was made: vtlib's `weights make` did not write it")
     e, last = about["experiment"], about["history"][-1]

@@ -35,6 +35,7 @@ from .model import TwoStreamNet, weights_file
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
 # the files whose code decides a result: what is read, learned, searched and counted
 RESULT_CODE = ("datasets", "device", "evaluate", "images", "losses", "model", "parallel", "pml", "protocols", "train")
+TRAINING_CODE = ("device", "images", "losses", "model", "parallel", "pml", "train")  # what is learned by
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -48,7 +49,14 @@ class Run:
     @cached_property
     def metrics(self) -> dict:
         """metrics.json: protocols (name -> one record a trial), seconds, data_digest, versions, device, commit."""
-        return read_json(self.folder / "metrics.json", repair(self.folder))
+        found = read_json(path := self.folder / "metrics.json", repair(self.folder))
+        lacks = [
+            name for name in ("protocols", "data_digest", "precision", "commit", "finished") if not found.get(name, "")
+        ]
+        lacks = [name for name in lacks if name != "commit" or name not in found]  # outside a checkout it is empty
+        if lacks or not isinstance(found["protocols"], dict):
+            raise ValueError(f"{path} is not whole (no {(lacks or ['protocols'])[0]} in it): {repair(self.folder)}")
+        return found
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -58,7 +66,9 @@ class Run:
     @cached_property
     def features(self) -> dict[str, Tensor]:
         """Test set: features (N, D) L2-normalised, and protocols.columns() of its images, (N,) each."""
-        return read_tensors(self.folder, "features.safetensors")
+        return read_tensors(
+            self.folder, "features.safetensors", ("features", "pid", "cam", "modality", "number", "row")
+        )
 
     def trials(self, protocol: str) -> pd.DataFrame:
         """One row a trial (SYSU-MM01) or the direction (RegDB) of a protocol."""
@@ -123,14 +133,20 @@ def repair(folder: Path) -> str:
     return f"delete the folder {folder}, and the run is made again"
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """A .safetensors file of a run. Raises: ValueError naming the file where it is broken; FileNotFoundError."""
+def read_tensors(folder: Path, name: str, rows: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """A .safetensors file of a run; `rows`: tensors that it must have, all of one length.
+
+    Raises: ValueError naming the file where it is broken; FileNotFoundError.
+    """
     try:
-        return load_file(folder / name)
+        found = load_file(folder / name)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / name} is missing: {repair(folder)}") from None
     except Exception as error:  # the library raises a kind of its own
         raise ValueError(f"{folder / name} cannot be read ({error}): {repair(folder)}") from error
+    if not found or len({len(found[row]) if row in found else -1 for row in rows}) > 1:
+        raise ValueError(f"{folder / name} is not whole: {repair(folder)}")
+    return found
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -262,9 +278,9 @@ def start_digest(experiment: Experiment) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
-def code_digest() -> str:
-    """sha256 of the files of RESULT_CODE."""
-    return digest((Path(__file__).with_name(f"{name}.py") for name in RESULT_CODE), None)
+def code_digest(names: Iterable[str] = RESULT_CODE) -> str:
+    """sha256 of some files of the package."""
+    return digest((Path(__file__).with_name(f"{name}.py") for name in names), None)
 
 
 def other_code(run: Run) -> str:
@@ -293,6 +309,7 @@ def make(experiment: Experiment, folder: Path) -> None:
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
     start_of_net = start_digest(experiment)
     origin = store.digest + start_of_net + experiment.model_dump_json(exclude=NOT_HASHED)
+    origin += code_digest(TRAINING_CODE)  # epochs of two codes are the result of neither
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if parallel.rank():
         return
@@ -336,9 +353,11 @@ def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
     place = data_folder(experiment.data)
     table = read_table(experiment)
     if found := datasets.obstacles(experiment.dataset, table, root=place, train=experiment.epochs > 0):
-        raise ValueError(found[0])
+        held = f", or lower validation_identities={n}" if (n := experiment.validation_identities) else ""
+        raise ValueError(found[0] + held)
     if experiment.epochs:
         train.make_sampler(experiment, table[table.split == "train"])
+    train.rehearse(experiment)
     try:
         protocols.rehearse(experiment.dataset, table[table.split == "test"], permutations, experiment.trials)
     except ValueError as error:

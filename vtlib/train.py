@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from . import evaluate, parallel
 from . import images as im
 from .config import Experiment, check_options
 from .files import whole
-from .losses import LOSSES, at_least_single, cmdc
-from .model import Output, TwoStreamNet
+from .losses import LOSSES, at_least_single, cmdc, one_number
+from .model import Output, TwoStreamNet, load_backbone
 from .pml import Loss, is_theirs
 
 NAN_CHECK_EVERY = 10  # steps on a CPU. Reading the losses stalls a GPU, so there they are checked once an epoch
@@ -49,6 +50,7 @@ class Term(nn.Module):
 
     def __init__(self, name: str, arguments: dict, over_parts: str):
         super().__init__()
+        self.name = name
         check_options(name, arguments)
         parameters = inspect.signature(LOSSES[name]).parameters
         counts = {k: int(v) for k, v in arguments.items() if parameters[k].annotation is int}
@@ -57,7 +59,8 @@ class Term(nn.Module):
         self.reads_stripes = "local" in parameters
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
-        return self.call(features, labels, modality, **({"local": local} if self.reads_stripes else {}))
+        value = self.call(features, labels, modality, **({"local": local} if self.reads_stripes else {}))
+        return one_number(self.name, value, features)
 
 
 def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
@@ -102,6 +105,8 @@ def make_optimizer(experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleD
     fast += losses.parameters()
     devices = {p.device.type for p in net.parameters()}
     groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
+    if experiment.nesterov and not experiment.momentum:
+        raise ValueError("nesterov=true needs a momentum above 0: set momentum, or nesterov=false")
     return torch.optim.SGD(
         groups,
         lr=experiment.lr,
@@ -180,6 +185,7 @@ def fit(
     ) as bar:
         for epoch in range(len(history), experiment.epochs):
             row = train_epoch(experiment, step, sampler, batches, epoch)
+            stop_if_broken(net, epoch)
             if not first:
                 continue
             if len(val):
@@ -191,6 +197,18 @@ def fit(
             if on_epoch:
                 on_epoch(row)
     return net
+
+
+def rehearse(experiment: Experiment) -> None:
+    """Build the network without its numbers, its optimizer, and load the weights of its start: what fails, fails now.
+
+    Raises: ValueError, RuntimeError or FileNotFoundError, one sentence.
+    """
+    with torch.device("meta"):
+        net = make_net(experiment.but(weights="none"), num_classes=2)
+        make_optimizer(experiment, net, nn.ModuleDict())
+    if experiment.weights != "none":
+        load_backbone(experiment.backbone, experiment.weights)
 
 
 def make_parts(experiment: Experiment, num_classes: int, device: str) -> dict:
@@ -275,9 +293,11 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
     if len(bad):
         step, term = bad[0].tolist()
         what = f"loss {names[term]!r}" if term < len(names) else "the gradient"
-        raise FloatingPointError(
-            f"{what} is not finite at epoch {epoch + 1}, step {last - len(log) + step + 1}: lower lr or its weight"
-        )
+        number = last - len(log) + step + 1
+        repair = "lower lr or its weight"
+        if (epoch, number) == (0, 1):
+            repair = "at the first step look for 0 / 0, log(0) or a batch without a pair"
+        raise FloatingPointError(f"{what} is not finite at epoch {epoch + 1}, step {number}: {repair}")
 
 
 @evaluate.forward_only
@@ -315,14 +335,32 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     }
 
 
+def stop_if_broken(net: nn.Module, epoch: int) -> None:
+    """Raise FloatingPointError after the last step of an epoch if it broke the weights, before they are stored."""
+    if not torch.stack([p.detach().isfinite().all() for p in net.state_dict().values()]).all():
+        raise FloatingPointError(f"weights are not finite after epoch {epoch + 1}: lower lr or the weight of a loss")
+
+
 def checkpoint(folder: Path, parts: dict, history: list[dict], origin: str) -> None:
-    """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint."""
+    """Replace checkpoint.pt, then history.jsonl: a kill at any moment leaves a whole checkpoint.
+
+    Its last bytes are the sha256 of all before them: torch reads a file with flipped or zeroed bytes without a word.
+    """
     state = {name: part.state_dict() for name, part in parts.items()} | {"history": history, "origin": origin}
     content = io.BytesIO()
     torch.save(state, content)  # to memory: on a full disk torch's own writer does not say what is wrong
     with whole(folder / "checkpoint.pt") as part:
-        part.write_bytes(content.getbuffer())
+        part.write_bytes(content.getvalue() + sha256(content.getbuffer()).digest())
     write_history(folder, history)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What checkpoint() wrote. Raises: ValueError if any byte of it has changed."""
+    content = path.read_bytes()
+    body, end = content[:-32], content[-32:]
+    if sha256(body).digest() != end:
+        raise ValueError("it is not as it was written")
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 
 def write_history(folder: Path, history: list[dict]) -> None:
@@ -340,11 +378,10 @@ def resume(folder: Path, parts: dict, origin: str) -> list[dict]:
 
     def read() -> dict:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+            state = read_checkpoint(path) if path.exists() else {}
             return state if state.get("origin") == origin else {}
-        except Exception as error:  # torch raises many kinds for a broken file
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"{path} cannot be read ({why}): training begins anew", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            print(f"{path} cannot be read ({error}): training begins anew", file=sys.stderr)
             return {}
 
     state = parallel.from_first(read)
