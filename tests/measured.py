@@ -65,9 +65,9 @@ def quoted(place: str) -> str:
     if kind in ("gain", "word"):
         item, claim, setting = parts
         of = found[(found.item == item) & (found.claim == claim) & (found.setting == setting)]
-        row = of[of.metric == "rank1"].iloc[0]
+        row = of[of.metric == "rank1"].rename(columns={"size": "size_"}).iloc[0]
         if kind == "word":
-            return row.verdict + (f", {row['size']}" if row["size"] else "")
+            return report.in_full(row)
         return f"{report.spread(row.gain, float('nan'), 1, '+')}{report.between(row.low, row.high)}"
     papers_alone = found[~found.item.str.startswith("X")]
     if kind == "counted":
