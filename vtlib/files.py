@@ -60,7 +60,9 @@ def whole(path: Path) -> Iterator[Path]:
             raise
         why = f"{path} cannot be written: {os.strerror(error.errno)}"
         repair = "clear some room, or let VTLIB_RESULTS and VTLIB_DATA name folders on a larger disk"
-        raise OSError(f"{why}: {repair}; what is finished is kept") from error
+        full = OSError(f"{why}: {repair}; what is finished is kept")
+        full.errno = error.errno
+        raise full from error
     finally:
         part.unlink(missing_ok=True)
 

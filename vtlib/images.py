@@ -126,7 +126,7 @@ def _writing(folder: Path, root: Path, size: int) -> Iterator[None]:
             need, repair = "are kept there", "let VTLIB_DATA name a folder that can be written"
         else:
             raise
-        raise OSError(f"{folder}: {error.strerror}: the decoded images of {root} {need}: {repair}") from error
+        raise OSError(f"{folder}: {os.strerror(error.errno)}: the decoded images of {root} {need}: {repair}") from error
 
 
 def _pixels(data: bytes, path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -314,6 +314,8 @@ def make(experiment: Experiment, folder: Path) -> None:
     if parallel.rank():
         return
     features = extract(net, test, store)
+    if not features.isfinite().all():
+        raise FloatingPointError("features are not finite after the last epoch: lower lr or the weight of a loss")
     images = protocols.columns(test) | {"features": features}
     write_tensors(folder / "features.safetensors", images)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}

@@ -204,8 +204,9 @@ def rehearse(experiment: Experiment) -> None:
 
     Raises: ValueError, RuntimeError or FileNotFoundError, one sentence.
     """
+    plain = experiment.but(weights="none")
     with torch.device("meta"):
-        net = make_net(experiment.but(weights="none"), num_classes=2)
+        net = make_net(plain, num_classes=2)
         make_optimizer(experiment, net, nn.ModuleDict())
     if experiment.weights != "none":
         load_backbone(experiment.backbone, experiment.weights)
@@ -315,6 +316,10 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     ]
     heads = [torch.cat(x) for x in zip(*([x for x, _ in read(experiment, o)] for o in outs), strict=True)]
     features = torch.cat([o.features for o in outs]).float()
+    if not features.isfinite().all():
+        raise FloatingPointError(
+            "features of the validation identities are not finite: lower lr or the weight of a loss"
+        )
     both = int((val.groupby("pid").modality.nunique() == 2).sum())  # the others cannot have a centre in each modality
     if both < 2:
         return {}
