@@ -233,6 +233,20 @@ def test_a_broken_file_of_a_run_is_named_and_nothing_is_lost(home, done, name, c
     assert runs.run(done.experiment).metrics == done.metrics
 
 
+def stop_after_an_epoch(wanted, monkeypatch):
+    """Leave the run of an experiment behind its first checkpoint."""
+    real = train.checkpoint
+
+    def stop(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(wanted)
+
+
 def flipped(content):
     return content[:9000] + bytes([content[9000] ^ 1]) + content[9001:]
 
@@ -249,16 +263,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_broken_checkpoint_is_named_and_training_begins_anew(home, monkeypatch, capsys, damage):
     wanted = experiment("quick", "baseline", seed=31, epochs=1)
-    real = train.checkpoint
-
-    def stop(*given):
-        real(*given)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            runs.run(wanted)
+    stop_after_an_epoch(wanted, monkeypatch)
     folder = home / "results" / "quick" / "runs" / wanted.run_id
     path = folder / "checkpoint.pt"
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -375,16 +380,8 @@ def test_runs_of_a_machine_with_another_precision_are_read_by_one_variable(home,
 
 
 def test_epochs_of_other_training_code_are_not_gone_on_with(home, monkeypatch):
-    wanted, real = experiment("quick", "baseline", seed=32), train.checkpoint
-
-    def stop(*given):
-        real(*given)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "checkpoint", stop)
-        with pytest.raises(KeyboardInterrupt):
-            runs.run(wanted)
+    wanted = experiment("quick", "baseline", seed=32)
+    stop_after_an_epoch(wanted, monkeypatch)
     monkeypatch.setattr(runs, "code_digest", lambda names=runs.RESULT_CODE: f"of an edited loss, {len(names)}")
     trained, epoch = [], train.train_epoch
     monkeypatch.setattr(train, "train_epoch", lambda *a: trained.append(a[-1]) or epoch(*a))
