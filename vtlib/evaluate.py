@@ -152,7 +152,7 @@ def identities(labels, name: str = "pids") -> np.ndarray:
             raise ValueError(f"{name} must be whole numbers or texts, of one kind, not {odd!r} among others")
         array = np.array(plain, dtype=float)
     if array.dtype.kind == "f":
-        exact = (array == np.round(array)) & (np.abs(array) < 2 / np.finfo(array.dtype).eps)
+        exact = (array == np.round(array)) & (np.abs(array) < min(2 / np.finfo(array.dtype).eps, 2.0**63))
         if not exact.all():
             raise ValueError(f"{name} has the label {array[~exact][0]}: give whole numbers, as integers, or texts")
     elif array.dtype.kind == "u" and array.size and array.max() >= 2**63:
@@ -211,7 +211,11 @@ def finite(similarity: np.ndarray) -> np.ndarray:
         raise ValueError(f"similarity must be real numbers, not {similarity.dtype}")
     if not np.isfinite(similarity).all():
         raise ValueError("similarity has NaN or infinite entries: the features are broken, no rank can be trusted")
-    return similarity if similarity.dtype.kind == "f" else similarity.astype(float)
+    if similarity.dtype.kind == "f":
+        return similarity
+    if similarity.dtype.kind in "iu" and similarity.size and max(-int(similarity.min()), int(similarity.max())) > 2**53:
+        raise ValueError("similarity has whole numbers above 2^53, which floats cannot tell apart: give smaller ones")
+    return similarity.astype(float)
 
 
 def feature_rows(x, name: str = "features") -> Tensor:

@@ -244,7 +244,7 @@ def in_other_precision(experiment: Experiment) -> list[Experiment]:
 
 def is_done(run: Run) -> bool:
     """Whether a run is finished; one of other fields or data is set aside first."""
-    if not (run.folder / "metrics.json").is_file():
+    if not (run.folder / "metrics.json").exists():
         return False
     if is_current(run):
         return True
