@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .datasets import in_threads, picture
-from .files import data_root, read_json, user_path, whole, write_json
+from .files import NO_ROOM, data_root, read_json, user_path, whole, write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the backbones' weights want
 DECODING = 2  # counts the ways to decode an image: a store of another way is not read
@@ -120,7 +120,7 @@ def _writing(folder: Path, root: Path, size: int) -> Iterator[None]:
         yield
     except OSError as error:
         inside = error.filename is None or Path(error.filename).is_relative_to(folder)
-        if inside and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if inside and error.errno in NO_ROOM:
             need, repair = f"need {size / 1e9:.3g} GB", "clear some, or let VTLIB_DATA name a folder on a larger disk"
         elif inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
             need, repair = "are kept there", "let VTLIB_DATA name a folder that can be written"

@@ -68,6 +68,7 @@ class Embedded:
 
     def __init__(self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None):
         self.layout, self.images, self.permutations = layout, images, permutations
+        self.found: dict[tuple[Search, int], tuple] = {}  # ranked() once: metrics, single queries and chance share it
         self.sides = tuple((images["modality"] == m).nonzero()[:, 0].numpy() for m in (0, 1))  # visible, thermal
 
     @cached_property
@@ -113,8 +114,15 @@ class Embedded:
         cameras = evaluate.GALLERY_CAMERAS[mode]
         return min((len(numbers) for (_, cam), numbers in self.sysu.sets.items() if cam in cameras), default=0)
 
-    def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[evaluate.Ranked, np.ndarray]]]:
+    def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, list[tuple[evaluate.Ranked, np.ndarray]]]:
         """Rows of the queries (Q,), and of each trial what they find and the rows of its gallery (G,)."""
+        if (key := (search, trials)) not in self.found:
+            query, found = self.rank(search, trials)
+            self.found[key] = query, list(found)
+        return self.found[key]
+
+    def rank(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[evaluate.Ranked, np.ndarray]]]:
+        """What ranked() keeps."""
         if search.mode:
             candidates = np.flatnonzero(np.isin(self.images["cam"].numpy(), evaluate.GALLERY_CAMERAS["all"]))
             found = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
@@ -185,13 +193,19 @@ class Embedded:
                 low, high = evaluate.bootstrap_mean(100 * each[metric], each.pid)
                 ends |= {f"{metric}_low": low, f"{metric}_high": high, f"chance_{metric}": lowest[metric]}
             sizes = {"queries": len(each), "people": each.pid.nunique(), "gallery": table.gallery.iloc[0]}
-            rows[str(search)] = {**metrics.mean(), **ends, **sizes, "galleries": len(metrics.drop_duplicates())}
+            rows[str(search)] = {**metrics.mean(), **ends, **sizes, "galleries": self.galleries(search, trials)}
         return pd.DataFrame(rows).T.astype(dict.fromkeys(("queries", "people", "gallery", "galleries"), int))
 
-    def examples(self, queries: int = 6, top: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """Thermal images that search all visible ones: a third that goes best, a third typical, a third worst.
+    def galleries(self, search: Search, trials: int) -> int:
+        """How many different galleries the trials of a search draw."""
+        if not search.mode:
+            return 1
+        return self.sysu.distinct_galleries(search.mode, search.shots, search.gallery, self.permutations, trials)
 
-        Sorted by average precision, one of each person. Returns: rows of the queries (n,), rows of what they found
+    def examples(self, queries: int = 6, top: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """Thermal images that search all visible ones, evenly from the best to the worst by average precision.
+
+        One of each person. Returns: rows of the queries (n,), rows of what they found
         (n, top) nearest first, whether each is a match (n, top), and a title for each query.
         """
         visible, thermal = self.sides

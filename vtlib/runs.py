@@ -50,10 +50,8 @@ class Run:
     def metrics(self) -> dict:
         """metrics.json: protocols (name -> one record a trial), seconds, data_digest, versions, device, commit."""
         found = read_json(path := self.folder / "metrics.json", repair(self.folder))
-        lacks = [
-            name for name in ("protocols", "data_digest", "precision", "commit", "finished") if not found.get(name, "")
-        ]
-        lacks = [name for name in lacks if name != "commit" or name not in found]  # outside a checkout it is empty
+        lacks = [name for name in ("protocols", "data_digest", "precision", "finished") if not found.get(name)]
+        lacks += [] if "commit" in found else ["commit"]  # outside a checkout it is empty
         if lacks or not isinstance(found["protocols"], dict):
             raise ValueError(f"{path} is not whole (no {(lacks or ['protocols'])[0]} in it): {repair(self.folder)}")
         return found
