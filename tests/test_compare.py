@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from vtlib import compare
-from vtlib.compare import Gain, differences, gains, interval, verdict
+from vtlib.compare import Gain, differences, gains, verdict, what_decides
+from vtlib.evaluate import interval
 from vtlib.runs import METRICS
 
 
@@ -18,7 +19,7 @@ def run(rank1, pids=None, seed=0, split=1, rows=None):
     table = pd.DataFrame({m: rank1 if m == "rank1" else rank1 / 2 for m in METRICS})
     table.insert(0, "pid", np.arange(len(rank1)) // 2 if pids is None else pids)
     table.insert(1, "row", np.arange(len(rank1)) if rows is None else rows)
-    experiment = SimpleNamespace(seed=seed, split=split, run_id=f"{seed}-{split}")
+    experiment = SimpleNamespace(seed=seed, split=split, run_id=f"{seed}-{split}", profile="none")
     return SimpleNamespace(experiment=experiment, queries=lambda protocol: table)
 
 
@@ -80,39 +81,83 @@ def test_a_query_without_a_match_counts_for_neither():
     assert len(each) == 3 and gains(each)["rank1"].gain == pytest.approx(100 / 3)
 
 
-def test_equal_rows_show_no_difference_and_a_clear_gain_holds():
+def test_equal_rows_are_equivalent_and_a_clear_gain_holds():
     rng = np.random.default_rng(2)
-    hits = [(rng.random(200) < 0.3).astype(float) for _ in range(3)]
+    hits = [(rng.random(400) < 0.3).astype(float) for _ in range(3)]
     base = [run(h, seed=s) for s, h in enumerate(hits)]
-    assert verdict(gains(differences(base, base, "any"))["rank1"]) == "no difference"
-    clear = [run(np.where(rng.random(200) < 0.4, 1, h), seed=s) for s, h in enumerate(hits)]
-    assert verdict(gains(differences(clear, base, "any"))["rank1"]) == "holds"
-    assert verdict(gains(differences(base, clear, "any"))["rank1"]) == "fails"
-    assert verdict(gains(differences(clear[:1], base, "any"))["rank1"]) == "holds on one seed"
-    other = [run((rng.random(200) < 0.3).astype(float), seed=s) for s in range(3)]
+    same = gains(differences(base, base, "any"))["rank1"]
+    assert verdict(same) == "equivalent" and same[:4] == (0, 0, 0, 0) and what_decides(same) == ""
+    clear = [run(np.where(rng.random(400) < 0.4, 1, h), seed=s) for s, h in enumerate(hits)]
+    assert verdict(gains(differences(clear, base, "any"))["rank1"], 50) == "holds"
+    assert verdict(gains(differences(base, clear, "any"))["rank1"], 50) == "fails"
+    one = differences(clear[:1], base, "any")
+    assert verdict(gains(one)["rank1"], 50) == "holds on one seed"
+    assert verdict(gains(one, seed_sd={"rank1": 1.0})["rank1"], 50) == "holds"  # the profile's spread is known
+    assert verdict(gains(one, seed_sd={"rank1": 30.0})["rank1"], 50) == "undecided"
+    other = [run((rng.random(400) < 0.3).astype(float), seed=s) for s in range(3)]
     assert verdict(gains(differences(other, base, "any"))["rank1"]) == "undecided"
+
+
+def test_the_error_over_people_is_that_of_the_bootstrap_and_of_a_mean():
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    each = pd.DataFrame({"rank1": rng.normal(size=60)[groups] + rng.normal(size=len(groups)), "pid": groups})
+    found = gains(each.assign(seed=0, split=1), ["rank1"])["rank1"]
+    low, high = interval(each[["rank1"]].to_numpy(), groups)[:, 0]
+    assert 2 * 1.96 * found.over_people == pytest.approx(high - low, rel=0.05)
+    single = each.drop_duplicates("pid")  # a query each: the standard error of a mean
+    of_mean = gains(single.assign(seed=0, split=1), ["rank1"])["rank1"]
+    assert of_mean.over_people == pytest.approx(single.rank1.std(ddof=1) / np.sqrt(60))
+
+
+def test_seeds_add_their_part_and_the_larger_of_known_and_seen_counts():
+    each = pd.DataFrame({"rank1": [1.0, 3.0, 4.0, 8.0], "pid": [1, 2, 1, 2], "seed": [0, 0, 1, 1], "split": 1})
+    for known, sd in ((None, np.std([2, 6], ddof=1)), (1.0, np.std([2, 6], ddof=1)), (9.0, 9.0)):
+        found = gains(each, ["rank1"], known and {"rank1": known})["rank1"]
+        assert found.over_seeds == pytest.approx(sd / np.sqrt(2)) and found.pairs == 2 and found.people == 2
+        assert found.error == pytest.approx(np.hypot(found.over_people, found.over_seeds))
+        assert found.high - found.gain == pytest.approx(12.706 * found.error, rel=1e-4)  # t of one degree of freedom
 
 
 NAN = float("nan")
 
 
+def gain_of(gain, error, pairs=3, people=211, over_seeds=0.0):
+    half = 1.9713 * np.hypot(error, 0 if np.isnan(over_seeds) else over_seeds)
+    return Gain(gain, gain - half, gain + half, 0.5, pairs, people, error, over_seeds)
+
+
 @pytest.mark.parametrize(
-    ("found", "word"),
+    ("found", "among", "word"),
     [
-        (Gain(2.0, 0.5, 3.5, 0.5, 3), "holds"),
-        (Gain(2.0, 0.5, 3.5, 2.5, 3), "undecided"),  # seeds disagree
-        (Gain(2.0, -0.1, 4.1, 0.1, 3), "undecided"),  # people disagree
-        (Gain(-2.0, -3.5, -0.5, 0.5, 2), "fails"),
-        (Gain(-2.0, -3.5, -0.5, NAN, 1), "fails on one seed"),
-        (Gain(2.0, 0.5, 3.5, NAN, 1), "holds on one seed"),
-        (Gain(2.0, 0.0, 3.5, NAN, 1), "undecided"),
-        (Gain(0.0, 0.0, 0.0, 0.0, 3), "no difference"),
-        (Gain(0.0, -1.0, 1.0, 0.0, 3), "undecided"),
-        (None, "not measured"),
+        (gain_of(2.0, 0.5), 44, "holds"),
+        (gain_of(2.0, 0.6), 44, "undecided"),  # 3.3 errors: enough for one comparison, not for 44
+        (gain_of(2.0, 0.6), 1, "holds"),
+        (gain_of(2.0, 0.5, over_seeds=0.6), 44, "undecided"),  # seeds disagree
+        (gain_of(-2.0, 0.5), 44, "fails"),
+        (gain_of(2.0, 0.5, pairs=1, over_seeds=NAN), 44, "holds on one seed"),
+        (gain_of(-2.0, 0.5, pairs=1, over_seeds=NAN), 44, "fails on one seed"),
+        (gain_of(0.2, 0.3), 44, "equivalent"),
+        (gain_of(0.2, 0.5), 44, "undecided"),
+        (gain_of(0.9, 0.2), 44, "holds"),  # small, and there
+        (Gain(0.0, 0.0, 0.0, 0.0, 3, 70, 0.0, 0.0), 44, "equivalent"),
+        (None, 44, "not measured"),
     ],
 )
-def test_verdicts(found, word):
-    assert verdict(found) == word and word in compare.VERDICTS
+def test_verdicts(found, among, word):
+    assert verdict(found, among) == word and word in compare.VERDICTS
+
+
+def test_what_decides_brings_the_gain_over_the_bar():
+    found = gain_of(2.5, 0.5, over_seeds=0.6)
+    assert verdict(found, 44) == "undecided"
+    seeds, people = (int(word.replace(",", "")) for word in what_decides(found, 44).split() if word[0].isdigit())
+    for n, word in ((seeds, "holds"), (seeds - 1, "undecided")):
+        assert verdict(found._replace(over_seeds=0.6 * np.sqrt(3 / n)), 44) == word
+    for n, word in ((people, "holds"), (people - 1, "undecided")):
+        assert verdict(found._replace(over_people=0.5 * np.sqrt(211 / n)), 44) == word
+    assert what_decides(gain_of(2.0, 0.5, over_seeds=0.6), 44).endswith("seeds")  # no number of people is enough
+    assert "both" in what_decides(gain_of(0.5, 0.5, over_seeds=0.6), 44)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,10 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"specific_stages": 4}, "specific_stages: Input should be 0, 1, 2 or 3"),
         ({"precision": "bf17"}, "precision: Input should be 'float32' or 'bf16'"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
-        ({"metric_on": "logits"}, "metric_on: "),
+        ({"losses.cmdc.on": "nek"}, "unknown value of losses.cmdc.on 'nek': did you mean 'neck'?"),
+        ({"losses.cmdc.on": "stripes"}, "losses.cmdc.on=stripes needs a network with parts"),
+        ({"losses.cmdc.normalise": 1.0}, "losses.cmdc.normalise must be true or false, not 1.0"),
+        ({"losses.id.on": "neck"}, "losses.id reads the logits of the classifiers"),
         ({"losses.cmdc": 3.0}, "losses.cmdc: "),
         ({"losses.cmdc.weight.x": 3.0}, "losses.cmdc.weight is a value"),
         ({"pooling": "max"}, "pooling: "),
@@ -118,12 +121,13 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
         "seed": 5, "dataset": "folder", "data": "x", "split": 2, "train_on": "train+val", "validation_identities": 3,
         "height": 64, "width": 32, "backbone": "resnet18", "weights": "w.pt", "attention": True,
         "attention_reduction": 8, "pooling": "avg", "gem_p": 2.0, "last_stride": 2,
-        "losses": {"id": {"weight": 1.0}}, "metric_on": "features", "over_parts": "sum", "schedule": "s2",
+        "losses": {"id": {"weight": 1.0}}, "over_parts": "mean", "schedule": "s2",
         "parts": [{"stripes": 3, "width": 8, "share": 1.0}],
         "epochs": 3, "steps_per_epoch": 7, "identities_per_batch": 6, "images_per_identity": 8, "lr": 0.01,
         "backbone_lr_factor": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0, "warmup_epochs": 1,
         "milestones": [1, 2, 3], "gamma": 0.5, "pad": 1, "flip": 0.1, "erase": 0.5, "trials": 3,
-        "precision": "float32", "sync_bn": False, "specific_stages": 3,
+        "tested": "val", "validate_every": 7,
+        "precision": {"bf16": "float32", "float32": "bf16"}[base.precision], "sync_bn": False, "specific_stages": 3,
     }  # fmt: skip
     assert set(changed) == set(Experiment.model_fields) - NOT_HASHED
     ids = {base.but(**{name: value}).run_id for name, value in changed.items()}
@@ -139,7 +143,8 @@ def test_building_an_experiment_changes_no_entry():
 def test_methods_are_those_of_table_3():
     base, full = experiment("paper", "baseline"), experiment("paper", "dpan_cmdc")
     assert set(base.losses) == {"id", "batch_hard_triplet"} and not base.attention
-    assert full.losses["cmdc"] == {"weight": 3.0, "margin": 0.3} and full.attention
+    place = {"on": "neck", "normalise": True}
+    assert full.losses["cmdc"] == {"weight": 3.0, "margin": 0.3} | place and full.attention
     assert (full.lr, full.epochs, full.milestones, full.height, full.width) == (0.1, 60, (20, 50), 288, 144)
 
 

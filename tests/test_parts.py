@@ -22,7 +22,7 @@ WITH_PARTS = [name for name, entry in METHODS.items() if entry.get("parts")]
 RECIPE = (
     "epochs", "steps_per_epoch", "identities_per_batch", "images_per_identity", "lr", "backbone_lr_factor", "momentum",
     "nesterov", "weight_decay", "schedule", "warmup_epochs", "milestones", "gamma", "pad", "flip", "erase", "gem_p",
-    "over_parts", "metric_on", "last_stride", "height", "width", "backbone", "weights", "train_on",
+    "over_parts", "last_stride", "height", "width", "backbone", "weights", "train_on",
 )  # fmt: skip
 
 
@@ -323,11 +323,14 @@ def test_a_loss_gets_the_stripes_only_if_it_takes_them(monkeypatch):
     wanted = {
         "parts": [((6, 1536), (6, 3, 512)), ((6, 1536), (6, 6, 256))],
         "identity": [((6, thin_resnet().fc.in_features), None)],
-        "features": [((6, 3072), None)],  # what is searched with has no stripes
+        "neck": [((6, 3072), None)],  # what is searched with has no stripes
+        "stripes": [((6, 512), None)] * 3 + [((6, 256), None)] * 6,
     }
     for kind, calls in wanted.items():
-        method, fields = ("parts", {"metric_on": "features"}) if kind == "features" else (kind, {})
-        made = experiment("quick", method, losses=losses, **fields)
+        method = kind if kind in METHODS else "parts"
+        there = {"on": kind} if kind not in METHODS else {}
+        placed = {name: term if name == "id" else term | there for name, term in losses.items()}
+        made = experiment("quick", method, losses=placed)
         network = train.make_net(made, 5)
         terms_of(made, network, network(IMAGES, MODALITY))
         assert seen["multi_constraint"] == calls and seen["cmdc"] == [(shape, "nothing") for shape, _ in calls]

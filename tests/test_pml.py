@@ -123,14 +123,16 @@ def test_options_are_part_of_the_run_id():
 
 
 def test_it_learns_on_both_kinds_of_network_and_features():
-    """Part heads have one loss each, of the head's own width; metric_on=features has one of the whole."""
+    """Part heads have one loss each, of the head's own width; on=neck has one, on=stripes one of each stripe."""
     parts = [{"stripes": 2, "width": 4, "share": 1.0}, {"stripes": 3, "width": 8, "share": 0.5}]
-    for fields, widths in (
-        ({}, [THIN]),
-        ({"parts": parts}, [8, 24]),
-        ({"parts": parts, "metric_on": "features"}, [32]),
+    for place, fields, widths in (
+        ("pooled", {}, [THIN]),
+        ("neck", {}, [THIN]),
+        ("pooled", {"parts": parts}, [8, 24]),
+        ("neck", {"parts": parts}, [32]),
+        ("stripes", {"parts": parts}, [4, 4, 8, 8, 8]),
     ):
-        made = with_terms({"pml:ArcFaceLoss": ARC}, attention=False, **fields)
+        made = with_terms({"pml:ArcFaceLoss": ARC | {"on": place}}, attention=False, **fields)
         net = train.make_net(made, 5)
         losses = train.make_losses(made, net)
         assert [tuple(loss.loss.W.shape) for loss in losses["pml:ArcFaceLoss"]] == [(w, 5) for w in widths]

@@ -1,6 +1,7 @@
 """Measured beside printed: tables, claims, the report folder; on runs of the quick profile."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,15 @@ def test_an_end_near_zero_shows_its_sign():
 def row_of(item, claim, gain, key, pairs=3, metric="rank1", printed=math.nan):
     """A row of claims()."""
     word, size = compare.verdict(gain), compare.size(gain, printed)
-    numbers = [*gain[:4], pairs, word, size]
-    return [item, claim, "all", metric, printed, *numbers, "synvt", "cpu", papers.MAIN_PROTOCOL, "", key, ""]
+    numbers = [*gain._replace(pairs=pairs), word, size]
+    note = compare.what_decides(gain) if word == "undecided" else ""
+    return [item, claim, "all", metric, printed, *numbers, "synvt", "cpu", papers.MAIN_PROTOCOL, "", key, "", note, ""]
+
+
+def gain_of(mean, low, high, sd, pairs):
+    """A gain of 211 people whose error is all over people; on one pair nothing is known of seeds."""
+    error = (high - low) / 2 / 1.9713
+    return Gain(mean, low, high, sd, pairs, 211, error, math.nan if pairs == 1 else 0.0)
 
 
 def frame_of(*rows):
@@ -94,7 +102,7 @@ def frame_of(*rows):
 
 
 def test_one_comparison_counts_once_by_the_table_with_most_pairs():
-    one, three = Gain(4.2, 1.0, 7.0, math.nan, 1), Gain(3.6, 1.6, 5.5, 0.5, 3)
+    one, three = gain_of(4.2, 1.0, 7.0, math.nan, 1), gain_of(3.6, 1.6, 5.5, 0.5, 3)
     found = frame_of(
         row_of("S1.T1", "both", three, "a over b, sysu", 3),
         row_of("S1.T3", "both", three, "a over b, sysu", 3),  # the same, of another table
@@ -113,7 +121,7 @@ def test_one_comparison_counts_once_by_the_table_with_most_pairs():
 
 
 def test_a_verdict_says_what_its_size_is_and_which_metric_decides():
-    small, sign = Gain(2.5, 1.4, 3.6, 0.5, 3), Gain(1.8, -0.04, 3.6, 0.5, 3)
+    small, sign = gain_of(2.5, 1.4, 3.6, 0.5, 3), gain_of(1.8, -0.04, 3.6, 0.5, 3)
     text = report.verdict_text(
         "S1.T3",
         frame_of(
@@ -163,7 +171,11 @@ def test_two_changes_that_help_each_other(done, monkeypatch):
         report, "differences", lambda x, y, protocol: base.assign(**dict.fromkeys(runs.METRICS, gain[x[0], y[0]]))
     )
     monkeypatch.setattr(report, "under", lambda rows, protocol: rows)
-    rows = {name: [name] for name in ("both", "a", "b", "base")}
+
+    class Named(str):
+        experiment = SimpleNamespace(profile="none")
+
+    rows = {name: [Named(name)] for name in ("both", "a", "b", "base")}
     assert report.together(rows, "both", "a", "b", "base").endswith("+20.0 [+20.0, +20.0], so they help each other.")
     gain["both", "a"] = -5.0
     assert report.together(rows, "both", "a", "b", "base").endswith("so they take from each other.")
@@ -227,10 +239,12 @@ def test_claims_say_what_is_printed_measured_and_not_measured(done):
     assert both.printed == pytest.approx(6.39) and both.pairs == 2 and both.verdict in compare.VERDICTS
     each = compare.differences(done["DPAN+CMDC"], done["Baseline"], papers.MAIN_PROTOCOL)
     assert both.gain == pytest.approx(compare.gains(each)["rank1"].gain) and both.low <= both.gain <= both.high
+    if both.verdict == "undecided":
+        assert both.note.startswith(("a gain of this size would take", "more people and more seeds"))
     assert set(both.run_ids.split()) == {r.experiment.run_id for row in ("Baseline", "DPAN+CMDC") for r in done[row]}
     assert found.loc[("Baseline+DPAN over Baseline", "mAP")].verdict == "not measured"
     same = report.claims("S1.T3", dict.fromkeys(("Baseline", "DPAN+CMDC"), done["Baseline"]))
-    assert set(same[same.pairs > 0].verdict) == {"no difference"}
+    assert set(same[same.pairs > 0].verdict) == {"equivalent"}
     # a method that nobody rebuilt is printed, and not measured
     hat = (
         report.claims("S1.T1", done)
@@ -248,8 +262,10 @@ def test_nothing_printed_is_a_comparison_and_not_a_claim(done):
     rows = {"two-stream + CMDC": done["Baseline"], "two-stream + MC": done["DPAN+CMDC"]}
     found = report.claims("X.T1", rows)
     assert set(found.claim) == {"two-stream + MC over two-stream + CMDC"} and found.printed.isna().all()
-    row = report.claim_row("X.T1", "a", "", "rank1", math.nan, Gain(-2.0, -3.0, -1.0, 0.5, 3), [done["Baseline"]], "")
-    assert len(row) == len(report.CLAIM_COLUMNS) and row[report.CLAIM_COLUMNS.index("verdict")] == "lower"
+    row = report.claim_row(
+        "X.T1", "a", "", "rank1", math.nan, gain_of(-2.0, -2.8, -1.2, 0.5, 3), [done["Baseline"]], ""
+    )
+    assert len(row) == len(report.CLAIM_COLUMNS) - 1 and row[report.CLAIM_COLUMNS.index("verdict")] == "lower"
 
 
 def copied(run, folder, **changes):

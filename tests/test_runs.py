@@ -281,6 +281,9 @@ def test_a_run_of_before_is_read_and_the_precision_of_before_is_that_of_its_metr
         assert runs.load(done.folder).experiment.run_id == done.experiment.run_id and runs.is_current(done)
         path.write_text(json.dumps(fields | {"one_stream": True}))
         assert runs.load(done.folder).experiment.specific_stages == 0 and not runs.is_current(done)
+        path.write_text(json.dumps(fields | {"metric_on": "features"}))
+        places = {name: term.get("on") for name, term in runs.load(done.folder).experiment.losses.items()}
+        assert places == {"id": None} | dict.fromkeys([name for name in before["losses"] if name != "id"], "neck")
         path.write_text(json.dumps(fields | {"colour": "red"}))
         with pytest.raises(ValueError, match=r"experiment\.json is of another version of this code \(colour: "):
             runs.load(done.folder)

@@ -10,6 +10,8 @@ losses      pure functions with one contract
 pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
 pretrain    the starts: weights from SynVT people of their own
+mechanisms  what acts in a training: active terms, kept pairs, spreads, shares of the gradient
+tuning      equal trials of every method on validation people, and what they chose
 train       fit(): the only place with backward()
 parallel    several processes, one experiment
 device      the device of a run, its precision, and this process among several
@@ -17,7 +19,8 @@ evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
 protocols   the searches that a test set is measured by, as values
 cues        searches of SynVT that read one cue each: factors, outline, colour
 runs        run(experiment), collect(runs): the store of results
-compare     is one system better: paired differences, a bootstrap over people, verdicts
+compare     is one system better: paired differences, their error over people and seeds, verdicts
+calibrate   how often a verdict is wrong, on worlds made of finished runs
 printed     the tables of both papers as they print them, errors said
 papers      every table and figure: the experiments that it needs, what is claimed of it
 report      measured beside printed, verdicts, where every number comes from

@@ -4,7 +4,9 @@ import hashlib
 import inspect
 import json
 import re
+from functools import cache
 from math import isfinite, lcm
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -30,6 +32,8 @@ class Part(BaseModel):
 
 
 Option = bool | float | str
+PLACES = ("pooled", "neck", "stripes")  # where a metric loss may act: train.read() says what each is
+OF_TERM = ("weight", "on", "normalise")  # what every term of `losses` may have; the rest are arguments of the loss
 LAYOUTS = ("sysu", "regdb", "folder")
 
 
@@ -69,8 +73,8 @@ class Experiment(BaseModel):
     parts: tuple[Part, ...] = Field((), strict=False)  # heads of stripes; none: one pooled feature and a BN neck
 
     # losses
-    losses: dict[str, dict[str, Option | dict[str, Any]]]  # name -> weight and arguments, as losses.cmdc.weight=2
-    metric_on: Literal["pooled", "features"] = "pooled"  # open: metric losses read features before or after the neck
+    losses: dict[str, dict[str, Option | dict[str, Any]]]  # name -> weight, place (`on`: pooled, neck or stripes; and
+    # `normalise`, to length 1 there) and arguments, as losses.cmdc.weight=2 losses.cmdc.on=neck
     over_parts: Literal["sum", "mean"] = "sum"  # open: of identity losses over stripes, of metric losses over heads
 
     # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
@@ -95,7 +99,10 @@ class Experiment(BaseModel):
     erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
 
     # evaluation
+    validate_every: int = Field(1, ge=1)  # epochs between two looks at the validation people; the last one always looks
     trials: int = Field(10, ge=1, le=10)  # SYSU-MM01 galleries; a single one is never a result
+    tested: Literal["test", "val"] = "test"  # who is searched in the end; val: the validation people, and no image of
+    # a test person is read, as in tuning
 
     @field_validator("device")
     @classmethod
@@ -107,8 +114,9 @@ class Experiment(BaseModel):
         if not self.losses:
             raise ValueError(f"losses is empty: name at least one of {', '.join(LOSSES)}, with its weight")
         for name, term in self.losses.items():
-            options = {k: v for k, v in term.items() if k != "weight"}
+            options = arguments(term)
             pml.check(name, options) if pml.is_theirs(name) else check_options(name, options)
+            check_place(name, term, bool(self.parts))
             if not isinstance(weight := term.get("weight"), float) or isinstance(weight, bool) or not isfinite(weight):
                 raise ValueError(f"loss {name} needs a weight, a finite number: losses.{name}.weight=1.0")
         return self
@@ -137,6 +145,24 @@ class Experiment(BaseModel):
         return build(self.model_dump(), overrides)
 
 
+def arguments(term: dict[str, Any]) -> dict[str, Any]:
+    """What a term of `losses` hands to its loss."""
+    return {k: v for k, v in term.items() if k not in OF_TERM}
+
+
+def check_place(name: str, term: dict[str, Any], parts: bool) -> None:
+    """Raise ValueError unless a term says well where its loss acts. parts: whether the network has part heads."""
+    place, normalise = term.get("on", "pooled"), term.get("normalise", False)
+    if name == "id" and ("on" in term or "normalise" in term):
+        raise ValueError("losses.id reads the logits of the classifiers: leave its `on` and `normalise` out")
+    if place not in PLACES:
+        raise ValueError(unknown(f"value of losses.{name}.on", place, PLACES))
+    if place == "stripes" and not parts:
+        raise ValueError(f"losses.{name}.on=stripes needs a network with parts: choose pooled or neck")
+    if not isinstance(normalise, bool):
+        raise ValueError(f"losses.{name}.normalise must be true or false, not {normalise!r}")
+
+
 def check_options(name: str, options: dict[str, Any]) -> None:
     """Raise ValueError unless `name` is one of LOSSES and takes these options, each of the type of its default."""
     if name not in LOSSES:
@@ -146,7 +172,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     counts = {}
     for option, value in options.items():
         if option not in known.keys() - given_by_network:
-            raise ValueError(unknown(f"argument of loss {name}", option, {*known, "weight"} - given_by_network))
+            raise ValueError(unknown(f"argument of loss {name}", option, {*known, *OF_TERM} - given_by_network))
         wanted = known[option].annotation
         if get_origin(wanted) is Literal and value not in get_args(wanted):
             raise ValueError(unknown(f"value of losses.{name}.{option}", value, get_args(wanted)))
@@ -177,10 +203,9 @@ DATA = {
     "gpu": {"sysu": "synvt_sysu_full", "regdb": "synvt_regdb_full"},
     "paper": {"sysu": "SYSU-MM01", "regdb": "RegDB"},
 }
-# one rate for all layers: the start has seen no pair across cameras, so every layer has to learn. Sums over stripes, at
-# a rate that suits one classifier, leave their units dead: HC-Tri ends with all features equal
-MEAN = {"weights": "synvt", "over_parts": "mean"}
-THIN = {"backbone": "thin", "backbone_lr_factor": 1.0, **MEAN}
+# one rate for all layers: the start has seen no pair across cameras, so every layer has to learn
+START = {"weights": "synvt"}
+THIN = {"backbone": "thin", "backbone_lr_factor": 1.0, **START}
 PROFILES = {
     # seconds a run: proves the path, claims nothing
     "quick": THIN
@@ -190,18 +215,27 @@ PROFILES = {
     # and 35 for the baseline at 0.01 and 0.03, 36 and 23 for HC-Tri, 32 and 36 for MC
     "cpu": THIN
     | {"height": 96, "width": 48, "pad": 4, "images_per_identity": 2, "epochs": 8, "steps_per_epoch": 80}
-    | {"lr": 0.02, "warmup_epochs": 2, "milestones": (5, 7)},
+    | {"lr": 0.02, "warmup_epochs": 2, "milestones": (5, 7), "validate_every": 4},
     # about a minute a run on an H200
-    "gpu": MEAN | {"epochs": 10, "steps_per_epoch": 100, "warmup_epochs": 2, "milestones": (6, 9)},
+    "gpu": START | {"epochs": 10, "steps_per_epoch": 100, "warmup_epochs": 2, "milestones": (6, 9)},
     # S1 section 4.1.3, unchanged; open: S1 names 296 training identities, results in the field are of all 395
     "paper": {"weights": "imagenet", "train_on": "train+val"},
 }
 VALIDATION = {"quick": 4, "cpu": 15, "gpu": 30, "paper": 0}  # identities held out where the layout gives none
 
 
-def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any) -> Experiment:
+@cache
+def chosen(profile: str) -> dict[str, dict[str, Any]]:
+    """What tuning.py chose for each method of a profile, as overrides; {} of a profile whose choice does not ship."""
+    file = Path(__file__).parent / "tuned" / f"{profile}.json"
+    return json.loads(file.read_text())["chosen"] if file.is_file() else {}
+
+
+def experiment(profile: str = "cpu", method: str = "dpan_cmdc", *, tuned: bool = True, **overrides: Any) -> Experiment:
     """An experiment of a profile and a method; overrides win, nested ones as `**{"losses.cmdc.weight": 2.0}`.
 
+    Args: tuned: with the rates and weights that tuning.py chose for the method on this profile, where they ship; else
+        with those of the profile, or of the paper's recipe.
     Raises: ValueError with one sentence, and the nearest known name, for anything unknown or mistyped.
     """
     if not isinstance(profile, str) or profile not in PROFILES:
@@ -213,6 +247,9 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", **overrides: Any
         raise ValueError(f"dataset: {unknown('layout', dataset, LAYOUTS)}")
     entry = dict(METHODS[method])
     recipe = RECIPES[entry.pop("recipe")].get(dataset if profile == "paper" else profile, {})
+    if not isinstance(tuned, bool):
+        raise ValueError(f"tuned must be true or false, not {tuned!r}")
+    recipe = recipe | (chosen(profile).get(method, {}) if tuned else {})
     fields = {"profile": profile, "method": method, "dataset": dataset, **PROFILES[profile], **entry}
     if dataset in DATA[profile]:
         fields["data"] = DATA[profile][dataset]
@@ -232,6 +269,8 @@ def upgraded(fields: dict[str, Any], precision: str) -> dict[str, Any]:
     fields = dict(fields)
     if "one_stream" in fields:
         fields["specific_stages"] = 0 if fields.pop("one_stream") else 2
+    if fields.pop("metric_on", "pooled") == "features":
+        fields["losses"] = {k: v if k == "id" else v | {"on": "neck"} for k, v in fields["losses"].items()}
     if fields.get("precision") == "auto":
         fields["precision"] = precision
     return fields

@@ -2,6 +2,7 @@
 
 import inspect
 
+from . import config
 from .config import Experiment
 from .losses import LOSSES
 from .methods import METHODS
@@ -70,7 +71,10 @@ def experiment(e: Experiment) -> str:
     if not e.epochs:
         return "\n".join([*lines[:1], "", "It has no epochs: this is the untouched start, nothing is trained."])
     lines += [f"{len(e.losses)} losses train it, each times its weight:", ""]
-    lines += [f"- {times(term)} **{name}**{arguments(term)}. {formula(name)}" for name, term in e.losses.items()]
+    lines += [
+        f"- {times(term)} **{name}**{arguments(term)}. {formula(name)}{place(name, term, bool(e.parts))}"
+        for name, term in e.losses.items()
+    ]
     return "\n".join(lines)
 
 
@@ -98,12 +102,24 @@ def network(e: Experiment) -> str:
     )
 
 
+def place(name: str, term: dict, parts: bool) -> str:
+    """Where a metric loss acts, as a sentence."""
+    if name == "id":
+        return ""
+    places = {
+        "pooled": "the feature of each part head, and its stripes" if parts else "the pooled feature, before the neck",
+        "neck": "the feature that is searched with, of all heads together" if parts else "the feature behind the neck",
+        "stripes": "the feature of each stripe by itself",
+    }
+    return f" It reads {places[term.get('on', 'pooled')]}{', at length 1' if term.get('normalise') else ''}."
+
+
 def times(term: dict) -> str:
     return f"{term['weight']:g} x"
 
 
 def arguments(term: dict) -> str:
-    given = ", ".join(f"{k} {v}" for k, v in term.items() if k != "weight")
+    given = ", ".join(f"{k} {v}" for k, v in config.arguments(term).items())
     return f" ({given})" if given else ""
 
 

@@ -63,6 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("action", choices=["make", "describe"])
     sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
     sub.add_argument("path", nargs="?", type=file_path, help="the file, by default where weights=synvt looks for it")
+    sub = command(commands, "tune", tune, "equal trials of methods on validation people, and what they choose")
+    sub.add_argument("methods", nargs="*", metavar="METHOD", help="names of methods.py; default: those of all tables")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
+    sub.add_argument("--out", type=file_path, metavar="JSON", help="default: results/PROFILE/tuned.json")
+    sub = command(commands, "calibrate", calibrate, "how often a verdict is wrong, and what gain it sees, on your runs")
+    sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
+    sub.add_argument("--worlds", type=count, default=1000, help="of each kind; more are more exact")
     sub = command(commands, "plan", plan, "check the data of a profile and state its runs, hours and disk; start none")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
     sub.add_argument("--jobs", **JOBS)
@@ -341,6 +348,42 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     image = Image.fromarray(np.concatenate(np.concatenate(sheet, axis=1), axis=1))
     image.save(target, **({"quality": 82} if target.suffix == ".jpg" else {}))
     print(f"{shown(target)}: {image.width} x {image.height}")
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    from . import tuning
+    from .config import resolve_profile
+    from .methods import METHODS
+
+    profile = resolve_profile(arguments.profile)
+    methods = arguments.methods or tuning.methods_of_tables()
+    if wrong := [m for m in methods if m not in METHODS]:
+        raise ValueError(unknown("method", wrong[0], METHODS))
+    found = tuning.tried(methods, profile, tuning.measured)
+    path = arguments.out or results_root() / profile / "tuned.json"
+    tuning.write(profile, found, path)
+    made = tuning.table(found)
+    print(made[made.chosen].drop(columns=["chosen", "run_id"]).to_string(index=False))
+    print(f"{shown(path)}: what ships is {shown(tuning.SHIPPED / f'{profile}.json')}")
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    from . import calibrate, papers, plots, report
+    from .config import resolve_profile
+
+    profile = resolve_profile(arguments.profile)
+    found = calibrate.tables(lambda item: report.finished(profile, item))
+    if not found:
+        raise ValueError(f"no two finished runs of profile {profile} can be compared: ./run_all.sh --profile {profile}")
+    made = calibrate.measure(found, arguments.worlds, say=print)
+    facts = calibrate.facts(found, len(papers.comparisons(profile)))
+    folder = results_root() / profile / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    made.to_csv(folder / "calibration.csv", index=False, float_format="%.3f")
+    write_json(folder / "calibration.json", facts)
+    plots.save(plots.calibration(made, calibrate.SHIPPED), folder / "calibration")
+    print(made.round(1).to_string(index=False))
+    print(calibrate.sentence(made, facts))
 
 
 def plan(arguments) -> None:

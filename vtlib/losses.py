@@ -330,6 +330,12 @@ def batch_hard_triplet(
     Returns: () mean over the N anchors.
     Raises: ValueError naming an identity with one image (cross_modality: one modality), or if there is one identity.
     """
+    near, far = hardest(features, labels, modality, cross_modality)
+    return F.relu(margin + near - far).mean()
+
+
+def hardest(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: bool) -> tuple[Tensor, Tensor]:
+    """Distances (N,) of each anchor of batch_hard_triplet() to its furthest positive and its nearest negative."""
     dist = pairwise_distance(features, features)  # (N, N)
     same = labels[:, None] == labels
     if cross_modality:
@@ -344,7 +350,7 @@ def batch_hard_triplet(
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: a triplet needs a second identity")
     hardest_positive = dist.masked_fill(to_device_of(~positive, dist), -torch.inf).amax(1)
     hardest_negative = dist.masked_fill(to_device_of(~negative, dist), torch.inf).amin(1)
-    return F.relu(margin + hardest_positive - hardest_negative).mean()
+    return hardest_positive, hardest_negative
 
 
 @loss()
@@ -368,16 +374,20 @@ def cmdc(
     Returns: () mean over the P identities, in feature-distance units.
     Raises: ValueError naming an identity that lacks a modality, if there is one identity only, or on another bound.
     """
+    upper, lower = bounds(features, labels, modality, bound)
+    gap = upper - lower + margin
+    return (F.relu(gap) if hinge else gap).mean()
+
+
+def bounds(features: Tensor, labels: Tensor, modality: Tensor, bound: Bound) -> tuple[Tensor, Tensor]:
+    """Upper and lower bound (P,) of cmdc() for every identity: how far its samples lie, how near another's centre."""
     member, identities, index = members(features, labels, modality, least=2)
     centre, p = centres(features, member), len(identities)  # (2, P, D)
     own = pairwise_distance(features, centre.flatten(0, 1)).view(-1, 2, p)  # (N, 2, P)
     if bound == "awl":
-        upper, lower = awl_bounds(features, centre, own, index)
-    else:
-        own = own.amax(1).gather(1, index[:, None])[:, 0]  # (N,) to the further of the two own centres
-        upper, lower = own.new_zeros(p).scatter_reduce(0, index, own, "amax"), nearest_other_centre(centre)  # (P,)
-    gap = upper - lower + margin
-    return (F.relu(gap) if hinge else gap).mean()
+        return awl_bounds(features, centre, own, index)
+    own = own.amax(1).gather(1, index[:, None])[:, 0]  # (N,) to the further of the two own centres
+    return own.new_zeros(p).scatter_reduce(0, index, own, "amax"), nearest_other_centre(centre)
 
 
 def awl_bounds(features: Tensor, centre: Tensor, own: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -454,21 +464,28 @@ def hetero_center_triplet(
     Returns: () in feature-distance units.
     Raises: ValueError naming an identity that lacks a modality, or if there is one identity only.
     """
-    member, identities, _ = members(features, labels, modality, least=2)
-    own = torch.eye(len(identities), dtype=torch.bool, device=features.device).repeat(2, 2)  # (2P, 2P)
 
     def over_centres(x: Tensor) -> Tensor:  # (..., N, D) -> (...)
-        centre = centres(x, member).flatten(-3, -2)  # (..., 2P, D)
-        dist = pairwise_distance(centre, centre)
-        positive = dist.diagonal(len(identities), -2, -1)  # (..., P), visible to thermal
-        nearest = dist.masked_fill(own, torch.inf).amin(-1)
-        return F.relu(margin + torch.cat([positive, positive], -1) - nearest).mean(-1)
+        near, far = centre_distances(x, labels, modality)
+        return F.relu(margin + near - far).mean(-1)
 
     whole = over_centres(features)
     if local is None:
         return whole
     parts = over_centres(local.transpose(0, 1))  # (S,)
     return whole + local_weight * (parts.mean() if over_stripes == "mean" else parts.sum())
+
+
+def centre_distances(features: Tensor, labels: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each of the 2P centres of features (..., N, D), the distance to the same identity's other centre, and to the
+    nearest centre of another, (..., 2P)."""
+    first = features if features.ndim == 2 else features[0]
+    member, identities, _ = members(first, labels, modality, least=2)
+    own = torch.eye(len(identities), dtype=torch.bool, device=features.device).repeat(2, 2)  # (2P, 2P)
+    centre = centres(features, member).flatten(-3, -2)  # (..., 2P, D)
+    dist = pairwise_distance(centre, centre)
+    across = dist.diagonal(len(identities), -2, -1)  # (..., P), visible to thermal
+    return torch.cat([across, across], -1), dist.masked_fill(own, torch.inf).amin(-1)
 
 
 @loss(instance_weight=WEIGHT)
@@ -623,21 +640,27 @@ def multi_similarity(
     Returns: () mean over the anchors with a kept pair.
     Raises: ValueError naming an identity that lacks a modality (cross_modality) or is alone, or an unknown mining.
     """
-    if cross_modality:
-        pairs = directions(points(features, labels, modality), "i2i")
-        matrices = [(similarity, positive, ~positive) for similarity, positive in pairs]
-    else:
-        same = labels[:, None] == labels
-        if same.all():
-            raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
-        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        positive, negative = to_device_of(same & ~itself, features), to_device_of(~same, features)
-        matrices = [(cosine_of(gram(features / magnitude(features))), positive, negative)]
+    matrices = pair_matrices(features, labels, modality, cross_modality)
     values = []
     for similarity, positive, negative in matrices:
         kept, above = mine_pairs(similarity, positive, negative, mining, mining_margin), similarity - threshold
         values.append(over_anchors(-alpha * above, beta * above, kept, (alpha, beta)))
     return torch.stack(values).mean()
+
+
+def pair_matrices(
+    features: Tensor, labels: Tensor, modality: Tensor, cross_modality: bool
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Similarity, positives and negatives (A, B) of multi_similarity(): both directions, or the one pool."""
+    if cross_modality:
+        pairs = directions(points(features, labels, modality), "i2i")
+        return [(similarity, positive, ~positive) for similarity, positive in pairs]
+    same = labels[:, None] == labels
+    if same.all():
+        raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive, negative = to_device_of(same & ~itself, features), to_device_of(~same, features)
+    return [(cosine_of(gram(features / magnitude(features))), positive, negative)]
 
 
 @loss()
@@ -720,7 +743,7 @@ def multi_constraint(
     return zero + sum(w * adaptive(batch, relation, *options).mean() for w, relation, batch in terms if w)
 
 
-# name -> loss; `id` reads the classifier's logits, every other one the features that Experiment.metric_on names
+# name -> loss; `id` reads the classifier's logits, every other one the features of the place that its term names
 LOSSES = {
     "id": identity,
     "batch_hard_triplet": batch_hard_triplet,

@@ -29,7 +29,7 @@ def figure(
 def training_curves(history: pd.DataFrame) -> Figure:
     """Loss terms, validation, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
     other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds"}
-    terms = [c for c in history if c not in other and not c.startswith("val_")]
+    terms = [c for c in history if c not in other and not c.startswith("val_") and "." not in c]
     found = [c for c in ("val_rank1", "val_mAP") if c in history]
     fig, ((left, second, third, right),) = figure(1, 4, width=2.9, height=2.6)
     for ax, columns, title in (
@@ -37,7 +37,10 @@ def training_curves(history: pd.DataFrame) -> Figure:
         (second, found, "validation identities, fractions"),
     ):
         for column in columns:
-            ax.plot(history.epoch, history[column], label=column.removeprefix("val_"))
+            there = history[history[column].notna()]
+            ax.plot(
+                there.epoch, there[column], marker="." * (len(there) < len(history)), label=column.removeprefix("val_")
+            )
         ax.set(title=title, xlabel="epoch", ylim=(0, None))
         if columns:
             ax.legend(frameon=False)
@@ -47,6 +50,64 @@ def training_curves(history: pd.DataFrame) -> Figure:
     third.set(title="gradient norm", xlabel="epoch", ylim=(0, None))
     right.step(history.epoch, history.lr, where="mid", color="0.3")
     right.set(title="learning rate", xlabel="epoch", yscale="log")
+    return fig
+
+
+def mechanisms(histories: dict[str, pd.DataFrame]) -> Figure:
+    """What acts, by epoch, a line a row: the metric losses' share of the gradient, and the spread of what they compare.
+
+    histories: rows of Run.history, with the columns of mechanisms.py.
+    """
+    fig, ((left, right),) = figure(1, 2, width=3.6, height=3.0)
+    for i, (row, history) in enumerate(histories.items()):
+        style = {"color": PEOPLE[(i // 2) % len(PEOPLE)], "linestyle": ("-", ":")[row.endswith("pooled")], "label": row}
+        shares = [c for c in history if c.endswith(".gradient") and c != "id.gradient"]
+        spreads = [c for c in history if c.endswith(".spread")]
+        if shares:
+            left.plot(history.epoch, 100 * history[shares].sum(axis=1), **style)
+        if spreads:
+            right.plot(history.epoch, history[spreads[0]], **style)
+    left.set(title="metric loss: share of the gradient", xlabel="epoch", ylabel="percent", ylim=(0, 100))
+    right.set(title="spread of what it compares", xlabel="epoch", yscale="log")
+    right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def hinge(histories: dict[str, pd.DataFrame], name: str, margin: float) -> Figure:
+    """The two distances of a hinge loss and its value by epoch, a panel a row of `histories`; the margin dotted."""
+    fig, (axes,) = figure(1, max(1, len(histories)), width=3.2, height=2.6)
+    for ax, (row, history) in zip(axes, histories.items(), strict=False):
+        for column, colour in ((f"{name}.near", WRONG), (f"{name}.far", RIGHT), (name, "0.2")):
+            ax.plot(history.epoch, history[column], color=colour, label=column.removeprefix(f"{name}."))
+        ax.axhline(margin, color="0.4", linestyle=":", linewidth=1.2, label="margin")
+        ax.set(title=row, xlabel="epoch", ylim=(0, None))
+        ax.legend(frameon=False, fontsize=7)
+    return fig
+
+
+def calibration(table: pd.DataFrame, shipped: str) -> Figure:
+    """How often rules of verdict are wrong in a whole report, and what gains they see. table: calibrate.measure().
+
+    Left: wrong verdicts where no system is better, percent of reports, 1 % dotted; right: share of true gains that are
+    said to hold, by size. The rule that ships is dark.
+    """
+    hard = table[table.world == "people and seeds"].set_index("rule")
+    power = hard[[c for c in hard if c.startswith("power_") and "seeds" not in c]]
+    sizes = [float(c.removeprefix("power_")) for c in power]
+    fig, ((left, right),) = figure(1, 2, width=4.6, height=0.28 * len(hard) + 1.3)
+    for i, rule in enumerate(hard.index):
+        colour = "0.1" if rule == shipped else PEOPLE[i % len(PEOPLE)]
+        wide = 2.4 if rule == shipped else 1.2
+        for place, column, mark in ((-0.12, "family_holds", "o"), (0.12, "family_fails", "x")):
+            left.plot(hard.loc[rule, column], i + place, mark, color=colour, label=column.replace("family_", "wrong "))
+        right.plot(sizes, power.loc[rule], color=colour, linewidth=wide, label=rule)
+    left.axvline(1, color="0.4", linestyle=":", linewidth=1.2)
+    left.set(title="no gain anywhere", xlabel="reports with a wrong verdict, percent", xlim=(-2, 102))
+    left.set_yticks(range(len(hard)), hard.index, fontsize=7)
+    left.legend(*zip(*[(h, t) for h, t in zip(*left.get_legend_handles_labels(), strict=True)][:2], strict=True))
+    left.invert_yaxis()
+    right.axhline(80, color="0.4", linestyle=":", linewidth=1.2)
+    right.set(title="a gain in every comparison", xlabel="its size, percent points", ylabel="said to hold, percent")
     return fig
 
 

@@ -162,6 +162,7 @@ ERRORS = {
     "S2.F3": ["A drawing, not data."],
     "S2.F4": ["A drawing, not data: how many pairs each mining keeps is not printed."],
     "X.T1": ["No paper crosses the two: nothing is printed."],
+    "X.T2": ["No paper says where its loss acts: nothing is printed."],
 }
 
 

@@ -25,7 +25,7 @@ DIRECTIONS = ("v2t", "t2v")  # visible images search thermal ones, and the rever
 class Search:
     """One way to search a test set."""
 
-    layout: str
+    layout: str  # sysu, regdb, folder, or val: the validation people of any set
     direction: str
     mode: str = ""  # of sysu, with shots and gallery: "all" or "indoor"
     shots: int = 0
@@ -38,7 +38,7 @@ class Search:
 
 
 SYSU = [Search("sysu", "t2v", m, s, g) for m in evaluate.GALLERY_CAMERAS for s in SHOTS for g in GALLERIES]
-EVERY = {str(s): s for s in [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder") for d in DIRECTIONS)]}
+EVERY = {str(s): s for s in [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder", "val") for d in DIRECTIONS)]}
 
 
 def named(protocol: str) -> Search:
@@ -62,8 +62,8 @@ def columns(test: pd.DataFrame) -> dict[str, Tensor]:
 class Embedded:
     """The test images of a set as features, ready to be searched.
 
-    Args: layout: sysu, regdb or folder; images: features (N, D), and columns() of the test images; permutations: of the
-        official SYSU-MM01 galleries, where they are at hand.
+    Args: layout: sysu, regdb, folder or val; images: features (N, D), and columns() of the test images; permutations:
+        of the official SYSU-MM01 galleries, where they are at hand.
     """
 
     def __init__(self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None):

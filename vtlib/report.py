@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
-from . import plots
-from .compare import LEVEL, VERDICTS, Gain, differences, folded, gains, size, verdict
+from . import compare, mechanisms, plots, tuning
+from .compare import FAMILY, VERDICTS, Gain, differences, folded, gains, size, verdict, what_decides
 from .config import Experiment
 from .files import lock, results_root
-from .papers import CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED, comparison, comparisons
+from .papers import AS_RECIPE, CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED, comparison, comparisons
 from .runs import METRICS, Run, chance, collect, environment, load, other_code
 
 CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
@@ -53,6 +53,15 @@ def comparable(runs: Rows, protocol: str | None = None) -> None:
         one(f"precisions of {protocol}", lambda r: r.metrics["precision"], group)
 
 
+def finished(profile: str, item: str) -> Rows:
+    """The runs of a table's rows that are finished; nothing is made."""
+    root, rows = results_root() / profile / "runs", {}
+    for row, group in ITEMS[item].experiments(profile).items():
+        folders = [root / e.run_id for e in group]
+        rows[row] = [load(folder) for folder in folders if (folder / "metrics.json").is_file()]
+    return rows
+
+
 def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFrame:
     """A table of a paper, tidy, in percent: printed, measured, and the difference to the row of LADDER, each its own.
 
@@ -60,7 +69,7 @@ def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFr
 
     Columns: row, setting, metric, printed; data, profile, protocol, measured (mean over runs of the mean over trials),
     sd (over runs, NaN for one), runs, run_ids; over (the other row), printed_difference, difference (of runs paired by
-    seed and split), difference_low, difference_high (over people), difference_sd (over pairs), pairs.
+    seed and split), difference_low, difference_high (over people and seeds), difference_sd (over pairs), pairs.
     Raises: ValueError for runs that cannot stand in one table.
     """
     of, rows, ladder = ITEMS[item], [], LADDER[item] | (own or {})
@@ -70,9 +79,9 @@ def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFr
         groups = under(runs, protocol)
         for row, group in groups.items():
             over = ladder.get(row, "")
-            found = gains(differences(group, groups.get(over, []), protocol))
+            found = compare.between(group, groups.get(over, []), protocol)
             for metric in METRICS:
-                ahead = found[metric] if found else [math.nan] * 4 + [0]
+                ahead = found[metric][: len(DIFFERENCE)] if found else [math.nan] * 4 + [0]
                 rows.append([row, setting, metric, *stated(group, metric, protocol), over if found else "", *ahead])
     names = ["row", "setting", "metric", *STATED, "over", *DIFFERENCE]
     made = of.printed.drop(columns="source").merge(
@@ -188,7 +197,7 @@ def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
 
 
 CLAIM_COLUMNS = ["item", "claim", "setting", "metric", "printed", *Gain._fields, "verdict", "size"]
-CLAIM_COLUMNS += ["data", "profile", "protocol", "run_ids", "comparison", "other_code"]
+CLAIM_COLUMNS += ["data", "profile", "protocol", "run_ids", "comparison", "other_code", "note", "foreseen"]
 
 
 def claims(item: str, runs: Rows) -> pd.DataFrame:
@@ -196,48 +205,58 @@ def claims(item: str, runs: Rows) -> pd.DataFrame:
 
     printed: the printed difference; gain, low, high, sd, pairs: measured, as compare.Gain has them; verdict: as
     compare.verdict, "higher" and "lower" where no paper claims anything; size: as compare.size; comparison: as
-    papers.comparison, "" where it was not measured.
+    papers.comparison, "" where it was not measured; note: what would decide, or why the system did not act; foreseen:
+    whether our own prediction came true.
     """
     of, rows = ITEMS[item], []
     known = of.printed.set_index(["row", "setting", "metric"]).printed
-    for better, over, words in CLAIMS[item]:
+    for claim in CLAIMS[item]:
+        better, over, words = claim[:3]
         for setting, protocol in of.settings.items():
             if len(of.printed) and setting not in set(of.printed.setting):
                 continue  # measured, but not of this paper
             comparable(runs, protocol)
             groups = under(runs, protocol)
             pair = [groups.get(better, []), groups.get(over, [])]
-            found = gains(differences(*pair, protocol), list(CLAIMED))
+            found = compare.between(*pair, protocol, list(CLAIMED))
             for metric in CLAIMED:
                 values = (known.get((row, setting, metric), math.nan) for row in (better, over))
                 printed_gain = next(values) - next(values)
                 if found or not math.isnan(printed_gain):
                     given = words or f"{better} over {over}", setting, metric, printed_gain
-                    rows.append(claim_row(item, *given, found.get(metric), pair, protocol))
+                    seen = claim.foreseen(found.get(metric), protocol) if metric == CLAIMED[0] else ""
+                    rows.append([*claim_row(item, *given, found.get(metric), pair, protocol), seen])
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
 def claim_row(
     item, words, setting, metric, printed_gain, found: Gain | None, groups: list[list[Run]], protocol
 ) -> list:
-    """One row of claims()."""
+    """One row of claims(), but for its last column."""
     every = list({r.experiment.run_id: r.experiment for group in groups for r in group}.values()) if found else []
-    word = verdict(found)
+    among = len(comparisons(every[0].profile)) if every else 1
+    word, note = verdict(found, among), ""
+    if found and len(groups) == 2 and (note := mechanisms.idle(*groups)):
+        word = "did not act"
+    elif word == "undecided":
+        note = what_decides(found, among)
     if item.startswith("X"):
         word = word.replace("holds", "higher").replace("fails", "lower")
     data, profile = (every[0].data, every[0].profile) if every else ("", "")
-    numbers = found or [math.nan] * 4 + [0]
+    numbers = found or [math.nan] * 4 + [0, 0, math.nan, math.nan]
     ids = " ".join(e.run_id for e in every)
     key = comparison(*(group[0].experiment for group in groups), protocol) if found and protocol else ""
     word = [word, size(found, printed_gain)]
     older = " ".join(dict.fromkeys(r.experiment.run_id for group in groups for r in group if found and other_code(r)))
-    return [item, words, setting, metric, printed_gain, *numbers, *word, data, profile, protocol, ids, key, older]
+    where = [data, profile, protocol, ids, key, older]
+    return [item, words, setting, metric, printed_gain, *numbers, *word, *where, note]
 
 
 def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
     """A claim on what a figure draws, as a row of claims(). each: as compare.differences() has it, column `metric`."""
     found = gains(each, [metric]).get(metric)
-    return pd.DataFrame([claim_row(item, words, "", metric, math.nan, found, groups, "")], columns=CLAIM_COLUMNS)
+    row = [*claim_row(item, words, "", metric, math.nan, found, groups, ""), ""]
+    return pd.DataFrame([row], columns=CLAIM_COLUMNS)
 
 
 EPOCHS = 6  # a curve of fewer has no thirds to speak of
@@ -267,7 +286,7 @@ def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
             elif drop < DROP * value[0]:
                 metric, word = f"no drop to judge: {metric}", "undecided"
             found = Gain(math.nan, math.nan, math.nan, math.nan, 1)
-            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [runs[layout]], "")
+            row = [*claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [runs[layout]], ""), ""]
             row[CLAIM_COLUMNS.index("verdict")] = word
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
@@ -330,7 +349,8 @@ def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
         if first.verdict != "not measured":
             parts = [spoken(first), *(spoken(row, first.verdict) for row in others)]
             name = f"{words}{f' ({setting})' if several else ''}"
-            lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{elsewhere(first)}")
+            why = f" {first.note[0].upper()}{first.note[1:]}." if first.note else ""
+            lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{why}{elsewhere(first)}")
     if missing := not_measured(found):
         lines.append(f"- [not measured] {'; '.join(missing)}.")
     if older := list(dict.fromkeys(" ".join(found.other_code).split())):
@@ -401,6 +421,26 @@ def unlearned(runs: Rows) -> list[str]:
     ]
 
 
+def tuned(rows: dict[str, list[Experiment]]):
+    """How each row of a table was tuned, on validation people, for a notebook: the recipe's values and the best.
+
+    mAP of trials of half the steps (tuning.py), percent; nothing where the choice of a profile does not ship.
+    """
+    every = {row: group[0] for row, group in rows.items()}
+    found = tuning.shipped(next(iter(every.values())).profile).set_index("method")
+    lines = {}
+    for row, e in every.items():
+        if e.epochs and e.method in found.index and not row.endswith(AS_RECIPE):
+            of = found.loc[[e.method]]
+            recipe, best = of[of.recipe].iloc[0], of[of.chosen].iloc[0]
+            weight = "" if pd.isna(best.weight) else f"{best.weight:g}"
+            rate = f"{best.lr:g}, backbone {best.lr * best.backbone_lr_factor:g}"
+            lines[row] = [f"{recipe.val_mAP:.1f}", f"{best.val_mAP:.1f}", rate, weight, len(of)]
+    columns = ["as the recipe says", "equally tuned", "rate chosen", "weight, times the recipe's", "trials"]
+    frame = pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+    return frame.rename_axis(columns="mAP on validation people, percent").style
+
+
 def row_figure(item: str, runs: Rows, made: pd.DataFrame, protocol: str = MAIN_PROTOCOL) -> Figure:
     """The rows of a table under one protocol: levels beside chance, and differences with their intervals.
 
@@ -447,8 +487,10 @@ def together(runs: Rows, both: str, first: str, second: str, base: str, protocol
         return "Whether they help each other is not measured."
     keys = ["pid", "seed", "split"]  # both tables are in the order of seeds and queries
     each = pd.concat([(upper[METRICS] - lower[METRICS]), upper[keys]], axis=1)
-    found = gains(each)["rank1"]
+    known = compare.SEED_SD.get(next(iter(groups.values()))[0].experiment.profile)
+    found = gains(each, ["rank1"], known)["rank1"]
     words = {"holds": "they help each other", "fails": "they take from each other"}
+    words["equivalent"] = "they neither help each other nor take from each other"
     word = words.get(verdict(found).split(" on ")[0], "whether they help each other is undecided")
     return (
         f"The gain of both less the sum of their gains: {fixed(found.gain, 1, '+')}{between(*found[1:3])}, so {word}."
@@ -614,15 +656,79 @@ def facts(of: Gathered) -> pd.DataFrame:
 
 
 def by_chance(found: pd.DataFrame) -> str:
-    """How many of the claims' intervals leave 0 out, and how many would if no system differed from any other."""
+    """What the rule allows itself in a report, and how many intervals would leave 0 out by accident, as a sentence."""
     each = once(found)
     each = each[each.low.notna()]
-    out = int(((each.low > 0) | (each.high < 0)).sum())
+    out, decided = int(((each.low > 0) | (each.high < 0)).sum()), each.verdict.str.split().str[0]
+    firm = int(decided.isin(["holds", "fails", "higher", "lower"]).sum())
     return (
-        f"{len(each)} different comparisons were made, each with a 95 % interval. If no system differed from any "
-        f"other, about {(1 - LEVEL) * len(each):.1f} of the intervals would leave 0 out; {out} do. "
-        "A comparison that two tables make counts once; rows are shared all the same, so these are not independent."
+        f"{len(each)} different comparisons were made. If no system differed from any other, about "
+        f"{(1 - compare.LEVEL) * len(each):.1f} of their 95 % intervals would leave 0 out; {out} do. The verdicts ask "
+        f"for more: {firm} of the comparisons are decided, and the chance that any *holds* among them is wrong is at "
+        f"most {FAMILY:.0%}, as far as the calibration below can tell."
     )
+
+
+def firm(found: pd.DataFrame, count: int = 5) -> list[str]:
+    """The comparisons that are decided by most standard errors, a sentence each: holds, fails, higher, lower."""
+    each = once(found)
+    each = each[each.verdict.str.split().str[0].isin(["holds", "fails", "higher", "lower"]) & each.gain.notna()]
+    errors = each.gain.abs() / (each.over_people**2 + each.over_seeds.fillna(0) ** 2) ** 0.5
+    chosen = each.loc[errors.sort_values(ascending=False).index[:count]]
+    return [stated_claim(row) for row in chosen.rename(columns={"size": "size_"}).itertuples()]
+
+
+def stated_claim(row) -> str:
+    """A row of claims() as a sentence with its numbers."""
+    printed = "" if pd.isna(row.printed) else f"; printed {fixed(row.printed, 1, '+')}"
+    name = NAMES.get(row.metric, row.metric)
+    return (
+        f"{row.claim}: {fixed(row.gain, 1, '+')}{between(row.low, row.high)} {name}, {in_full(row)}{printed} "
+        f"({short(row.item)}, {row.pairs:.0f} pair{'s' * (row.pairs > 1)} of runs)."
+    )
+
+
+def not_carried(found: pd.DataFrame) -> list[str]:
+    """What a paper claims and what is not so here: verdicts fails, equivalent and did not act, and why we think so."""
+    each = once(found).rename(columns={"size": "size_"})
+    each = each[each.verdict.str.split(" on ").str[0].isin(["fails", "equivalent", "did not act"]) & each.gain.notna()]
+    lines = []
+    for row in each.itertuples():
+        because = next((c.because for c in CLAIMS[row.item] if row.claim in (c.words, f"{c.better} over {c.over}")), "")
+        why = row.note or because
+        lines.append(f"{stated_claim(row)}{f' Why we think so: {why}.' if why else ''}")
+    return lines
+
+
+def open_questions(found: pd.DataFrame) -> list[str]:
+    """What is undecided, and what would decide it, a sentence each, the nearest to a decision first."""
+    each = once(found)
+    each = each[(each.verdict == "undecided") & each.gain.notna()]
+    errors = each.gain.abs() / (each.over_people**2 + each.over_seeds.fillna(0) ** 2) ** 0.5
+    each = each.loc[errors.sort_values(ascending=False).index].rename(columns={"size": "size_"})
+    return [
+        f"{stated_claim(row)}{f' {row.note[0].upper()}{row.note[1:]}.' if row.note else ''}"
+        for row in each.itertuples()
+    ]
+
+
+def predictions(found: pd.DataFrame) -> str:
+    """How our own predictions came out, as Markdown: a count, and those that failed with what was expected and why."""
+    each = once(found)
+    each = each[each.foreseen != ""]
+    right = (each.foreseen == "as predicted").sum()
+    lines = [
+        f"- {row.claim} ({short(row.item)}): {fixed(row.gain, 1, '+')}{between(row.low, row.high)}, {row.foreseen}"
+        for row in each[each.foreseen != "as predicted"].itertuples()
+    ]
+    return "\n".join(
+        [f"{right} of {len(each)} predictions came true. Those that failed:" * bool(len(each)), "", *lines]
+    )
+
+
+def bullets(lines: list[str], empty: str) -> str:
+    """Sentences as a list in Markdown, or the words for none."""
+    return "\n".join(f"- {line}" for line in lines) or empty
 
 
 def levels(of: Gathered, protocol: str = MAIN_PROTOCOL) -> pd.DataFrame:
@@ -669,14 +775,16 @@ def overview(found: pd.DataFrame):
         word = first.verdict
         if first.Index not in counts.index:
             word = f"counted in {short(where_counted[first.comparison])}"
-        rows.append([link, words, metric, before, measured, first.size_, seeds_, word, ", ".join(others)])
+        why = "" if word.startswith("counted") else html.escape(first.note)
+        rows.append([link, words, metric, before, measured, first.size_, seeds_, word, ", ".join(others), why])
     colours = {"holds": plots.RIGHT, "higher": plots.RIGHT, "fails": plots.WRONG, "lower": plots.WRONG}
     columns = ["of", "claim", "metric", "printed", "measured", "size", "sd over pairs", "verdict", "by mAP"]
+    columns += ["what would decide it, or why it is not judged"]
     style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
     style = style.map(lambda word: f"color: {colours.get(word.split()[0], '#666')}", subset=["verdict"])
     style = style.set_table_attributes('style="font-size: 85%"')
     one_line = "text-align: left; vertical-align: top; white-space: nowrap"
-    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2, 8)}
+    styles = {"th": one_line, "td": one_line} | {f"td.col{i}": "white-space: normal" for i in (1, 2, 8, 9)}
     return style.set_table_styles([{"selector": s, "props": css} for s, css in styles.items()])
 
 

@@ -94,7 +94,7 @@ class Run:
         """The stored features, ready for a search, or for all of them."""
         wants = search is None or search.gallery == "official"
         return protocols.Embedded(
-            self.experiment.dataset, self.features, permutations_of(self.experiment) if wants else None
+            searched_as(self.experiment), self.features, permutations_of(self.experiment) if wants else None
         )
 
     def net(self) -> TwoStreamNet:
@@ -208,12 +208,23 @@ def data_digest(experiment: Experiment) -> str:
 
 
 def split_for(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
-    """A set's table with the training and validation identities that an experiment wants."""
+    """A set's table with the training and validation identities that an experiment wants.
+
+    Where it is `tested` on the validation people, they stand in the place of the test people, who are left out.
+    """
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
     if experiment.validation_identities:
         table = datasets.hold_out(table, experiment.validation_identities)
+    if experiment.tested == "val":
+        val = table[table.split == "val"]
+        table = pd.concat([table[table.split != "test"], val.assign(split="test")])
     return table
+
+
+def searched_as(experiment: Experiment) -> str:
+    """The layout by whose searches an experiment is measured."""
+    return "val" if experiment.tested == "val" else experiment.dataset
 
 
 def run(experiment: Experiment) -> Run:
@@ -318,7 +329,7 @@ def make(experiment: Experiment, folder: Path) -> None:
     write_tensors(folder / "features.safetensors", images)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     write_tensors(folder / "model.safetensors", state, {"experiment": experiment.model_dump_json()})
-    found = protocols.Embedded(experiment.dataset, images, permutations).tables(experiment.trials)
+    found = protocols.Embedded(searched_as(experiment), images, permutations).tables(experiment.trials)
     history = read_json_lines(folder / "history.jsonl", repair(folder))
     write_json(
         folder / "metrics.json",
@@ -352,14 +363,14 @@ def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
     """
     place = data_folder(experiment.data)
     table = read_table(experiment)
-    if found := datasets.obstacles(experiment.dataset, table, root=place, train=experiment.epochs > 0):
+    if found := datasets.obstacles(searched_as(experiment), table, root=place, train=experiment.epochs > 0):
         held = f", or lower validation_identities={n}" if (n := experiment.validation_identities) else ""
         raise ValueError(found[0] + held)
     if experiment.epochs:
         train.make_sampler(experiment, table[table.split == "train"])
     train.rehearse(experiment)
     try:
-        protocols.rehearse(experiment.dataset, table[table.split == "test"], permutations, experiment.trials)
+        protocols.rehearse(searched_as(experiment), table[table.split == "test"], permutations, experiment.trials)
     except ValueError as error:
         raise ValueError(f"{place}: the test images cannot be searched: {error}") from error
 
@@ -458,6 +469,7 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
     """
     table, store = load_data(run.experiment)
     rows = table[table.split == "train"]
+    term = next((term for name, term in run.experiment.losses.items() if name != "id"), {})
     sampler, batches, net = (
         train.make_sampler(run.experiment, rows),
         train.Batches(rows, store.pixels, "cpu"),
@@ -466,7 +478,7 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
     for index in islice(sampler.epoch(0), count):
         images, labels, modality = batches(index, im.normalise), batches.labels[index], batches.modality[index]
         order = torch.from_numpy(np.lexsort((labels, modality)))
-        features = train.read(run.experiment, net(images, modality))[0][0]
+        features = train.read(net(images, modality), term)[0][0]
         yield features[order], labels[order], modality[order]
 
 

@@ -455,7 +455,7 @@ _START = Spec("sysu", 1000, (2900, 99, 1), apart=True, height=192, width=96, nui
 PRESETS = {  # names are those of the data folders
     "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, gallery_images=10),
     "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4),
-    "synvt_sysu": replace(_SYSU, identities=(500, 30, 70), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
+    "synvt_sysu": replace(_SYSU, identities=(500, 60, 210), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
     "synvt_regdb": replace(_REGDB, identities=(206, 0, 206), nuisance=0.3, yaw=0.5),
     "synvt_start": replace(_START, height=96, width=48),
     "synvt_start_full": replace(_START),

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import device as devices
-from . import evaluate, parallel
+from . import evaluate, mechanisms, parallel
 from . import images as im
-from .config import Experiment, check_options
+from .config import Experiment, arguments, check_options
 from .files import whole
-from .losses import LOSSES, at_least_single, cmdc, one_number
+from .losses import LOSSES, at_least_single, cmdc, one_number, unit
 from .model import Output, TwoStreamNet, load_backbone
 from .pml import Loss, is_theirs
 
@@ -29,17 +30,23 @@ NAN_CHECK_EVERY = 10  # steps on a CPU. Reading the losses stalls a GPU, so ther
 
 
 def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
-    """The loss terms of an experiment by name, one loss for each head: those of PML may have weights to learn."""
-    widths, terms = [net.dim] if experiment.metric_on == "features" else net.widths, {}
-    for name, options in experiment.losses.items():
-        options = {k: v for k, v in options.items() if k != "weight"}
+    """The loss terms of an experiment by name, one loss for each feature read; those of PML may have weights."""
+    terms = {}
+    for name, term in experiment.losses.items():
+        options = arguments(term)
         terms[name] = nn.ModuleList(
             Loss(name, options, net.num_classes, width)
             if is_theirs(name)
             else Term(name, options, experiment.over_parts)
-            for width in widths
+            for width in widths(net, term)
         )
     return nn.ModuleDict(terms)
+
+
+def widths(net: TwoStreamNet, term: dict) -> list[int]:
+    """How many numbers each feature has that a term reads, as read() gives them."""
+    of_stripes = [head.norm.num_features // head.stripes for head in net.heads for _ in range(head.stripes)]
+    return {"pooled": net.widths, "neck": [net.dim], "stripes": of_stripes}[term.get("on", "pooled")]
 
 
 class Term(nn.Module):
@@ -48,14 +55,14 @@ class Term(nn.Module):
     Raises: ValueError for an argument that the loss does not have.
     """
 
-    def __init__(self, name: str, arguments: dict, over_parts: str):
+    def __init__(self, name: str, options: dict, over_parts: str):
         super().__init__()
         self.name = name
-        check_options(name, arguments)
+        check_options(name, options)
         parameters = inspect.signature(LOSSES[name]).parameters
-        counts = {k: int(v) for k, v in arguments.items() if parameters[k].annotation is int}
+        counts = {k: int(v) for k, v in options.items() if parameters[k].annotation is int}
         stripes = {"over_stripes": over_parts} if "over_stripes" in parameters else {}
-        self.call = partial(LOSSES[name], **stripes | arguments | counts)
+        self.call = partial(LOSSES[name], **stripes | options | counts)
         self.reads_stripes = "local" in parameters
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
@@ -66,26 +73,37 @@ class Term(nn.Module):
 def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
     """Every loss of an experiment, unweighted, (T,) in the order of `experiment.losses`; in float32 at least.
 
-    The identity loss reads the logits of every classifier, a metric loss the feature of every part head: summed, or
-    their mean, as Experiment.over_parts says.
+    The identity loss reads the logits of every classifier, a metric loss what read() gives it: their sum, or their
+    mean, as Experiment.over_parts says.
     """
-    heads, terms = read(experiment, out), []
+    terms = []
     for name, each in losses.items():
         if name == "id":
             value, count = each[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
+            heads = read(out, experiment.losses[name])
             value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True))
             count = len(heads)
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)
 
 
-def read(experiment: Experiment, out: Output) -> list[tuple[Tensor, Tensor | None]]:
-    """What a metric loss reads: the feature (B, D) and stripes (B, S, d), or None, of every head."""
-    if experiment.metric_on == "features":
-        return [(at_least_single(out.features), None)]
-    pairs = zip(out.pooled, out.local, strict=True)
-    return [(at_least_single(x), None if s is None else at_least_single(s)) for x, s in pairs]
+def read(out: Output, term: dict) -> list[tuple[Tensor, Tensor | None]]:
+    """What a metric loss reads where its term says `on`: features (B, D), and stripes (B, S, d) where there are any.
+
+    pooled: the pooled feature before the BN neck, or that of each part head, with its stripes; neck: the retrieval
+    feature, behind the BN neck, or of all part heads together; stripes: the feature of each stripe by itself.
+    normalise: all of them at length 1, so that distances lie between 0 and 2.
+    """
+    place = term.get("on", "pooled")
+    if place == "neck":
+        found = [(out.features, None)]
+    elif place == "stripes":
+        found = [(x, None) for local in out.local for x in local.unbind(1)]
+    else:
+        found = list(zip(out.pooled, out.local, strict=True))
+    ready = unit if term.get("normalise") else at_least_single
+    return [(ready(x), None if s is None else ready(s)) for x, s in found]
 
 
 def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
@@ -158,10 +176,11 @@ def fit(
 ) -> TwoStreamNet:
     """Train an experiment's network and keep its history in `folder/history.jsonl`, a row an epoch.
 
-    A row has epoch, lr, loss, every term unweighted, grad_norm, images_per_second, seconds and, where there are
-    validation identities, val_cmdc, val_rank1, val_mAP. After each epoch `folder/checkpoint.pt` is replaced;
-    where it is found at the start, training goes on from it. Of several processes (parallel.py) each trains on its
-    identities of every batch, and the first alone validates and writes.
+    A row has epoch, lr, loss, every term unweighted, grad_norm, images_per_second, seconds, the columns of
+    mechanisms.py and, each `validate_every` epochs where there are validation identities, val_cmdc, val_rank1,
+    val_mAP. After each epoch `folder/checkpoint.pt` is replaced; where it is found at the start, training goes on from
+    it. Of several processes (parallel.py) each trains on its identities of every batch, and the first alone validates
+    and writes.
 
     Args: table: rows with pid, modality, split, aligned with pixels (N, 3, H, W) uint8; origin: of data and
         fields, a checkpoint of another origin is not used;
@@ -188,7 +207,7 @@ def fit(
             stop_if_broken(net, epoch)
             if not first:
                 continue
-            if len(val):
+            if len(val) and ((epoch + 1) % experiment.validate_every == 0 or epoch + 1 == experiment.epochs):
                 row |= validate(experiment, net, val, held)
             history.append(row)
             checkpoint(folder, parts, history, origin)
@@ -236,15 +255,24 @@ class Step:
             for module in (*self.net.specific, self.net.shared):
                 module.compile(dynamic=False)
 
-    def __call__(self, images: Tensor, own: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
+    def __call__(
+        self, images: Tensor, own: Tensor, labels: Tensor, modality: Tensor, seen: dict | None = None
+    ) -> Tensor:
         """images of this process, its modality `own`; labels, modality of the whole batch, as rows_of_process() has it.
 
+        Args: seen: a dict that is filled with what acts in this step (mechanisms.py), which waits for the device.
         Returns: (T + 1,) every loss unweighted and the norm of the network's gradient, on the device.
         """
-        with self.autocast:
+        look = mechanisms.attention_seen(self.net) if seen is not None else nullcontext([])
+        with self.autocast, look as attention:
             out = self.forward(images, own)
-        terms = loss_terms(self.experiment, self.losses, parallel.gather_output(out), labels, modality)
+        out = parallel.gather_output(out)
+        terms = loss_terms(self.experiment, self.losses, out, labels, modality)
         self.optimizer.zero_grad(set_to_none=True)
+        if seen is not None:  # of several processes each has a part of the gradient alone
+            shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if parallel.world() == 1 else None
+            reading = partial(read, out)
+            seen |= mechanisms.of_step(self.experiment, reading, shares, attention, labels, modality)
         (terms * self.weights).sum().backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
         self.optimizer.step()
@@ -260,9 +288,10 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
         group["lr"] = lr * group["factor"]
     draws = torch.Generator().manual_seed(experiment.seed * 100_003 + epoch)
     names, look = list(experiment.losses), NAN_CHECK_EVERY if step.device == "cpu" else sampler.steps
-    seen, start, log = 0, time.perf_counter(), []
+    seen, start, log, acts = 0, time.perf_counter(), [], {}
     for index in sampler.epoch(epoch):
-        log.append(train_step(experiment, step, batches, index, draws))
+        seen_now = acts if len(log) == sampler.steps - 1 else None
+        log.append(train_step(experiment, step, batches, index, draws, seen_now))
         seen += len(index)
         if len(log) % look == 0 or len(log) == sampler.steps:
             stop_if_not_finite(log[-look:], names, epoch, len(log))
@@ -270,18 +299,23 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     seconds = time.perf_counter() - start
     loss = sum(w * m for w, m in zip(step.weights.tolist(), means, strict=False))
     row = {"epoch": epoch + 1, "lr": lr, "loss": loss, **dict(zip([*names, "grad_norm"], means, strict=True))}
-    return row | {"images_per_second": seen / seconds, "seconds": seconds}
+    return row | acts | {"images_per_second": seen / seconds, "seconds": seconds}
 
 
 def train_step(
-    experiment: Experiment, step: Step, batches: Batches, index: np.ndarray, draws: torch.Generator
+    experiment: Experiment,
+    step: Step,
+    batches: Batches,
+    index: np.ndarray,
+    draws: torch.Generator,
+    seen: dict | None = None,
 ) -> Tensor:
     """One step on one batch of the sampler: of several processes each reads and augments its own images."""
     numbers = im.draw(len(index), draws)
     own, everyone = parallel.rows_of_process(len(index), experiment.identities_per_batch)
     images = batches(index[own], lambda x: augment(experiment, x, numbers[own]))
     whole = index[everyone]
-    return step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole])
+    return step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole], seen)
 
 
 def augment(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
@@ -314,7 +348,8 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
         net(batches(rows, im.normalise), batches.modality[rows])
         for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))
     ]
-    heads = [torch.cat(x) for x in zip(*([x for x, _ in read(experiment, o)] for o in outs), strict=True)]
+    term = experiment.losses.get("cmdc", {})
+    heads = [torch.cat(x) for x in zip(*([x for x, _ in read(o, term)] for o in outs), strict=True)]
     features = torch.cat([o.features for o in outs]).float()
     if not features.isfinite().all():
         raise FloatingPointError(
@@ -326,9 +361,8 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     p = min(experiment.identities_per_batch, both)
     steps = -(-both // p)
     sampler = im.PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
-    margin = experiment.losses.get("cmdc", {}).get("margin", 0.3)
     of = [(x[i], batches.labels[i], batches.modality[i]) for i in sampler.epoch(0) for x in heads]
-    values = torch.stack([cmdc(*batch, margin=margin) for batch in of])
+    values = torch.stack([cmdc(*batch, margin=term.get("margin", 0.3)) for batch in of])
     count = len(values) if experiment.over_parts == "mean" else steps  # over heads as in training
     visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
     similarity = evaluate.similarity_matrix(features[thermal], features[visible])
