@@ -26,6 +26,7 @@ papers      every table and figure: the experiments that it needs, what is claim
 report      measured beside printed, verdicts, where every number comes from
 plan        what a profile will take: data checked, runs, hours, disk
 exchange    results as one file to send, and such files beside the printed tables
+describe    results as an RO-Crate, a data set as Croissant: JSON-LD that other tools read
 plots       tidy data in, figure out
 explain     what an experiment trains, in words and formulas
 choose      the lists and counts that a notebook is asked for, checked before any work

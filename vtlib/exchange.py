@@ -48,27 +48,42 @@ def export(profile: str, path: str | Path) -> str:
     Returns: a sentence on what is in it.
     Raises: ValueError if nothing is finished, a run is not whole, or the place is taken by another kind of file.
     """
-    path, root = user_path(path), results_root() / profile
+    path = user_path(path)
     if path.is_dir() or (path.exists() and not is_ours(path)):
         raise ValueError(f"{path} is there and no file of `results export`: give a new name like {profile}.zip")
-    folders = sorted(f.parent for f in root.glob("runs/*/metrics.json") if RUN.fullmatch(f.parent.name))
-    every = papers.experiments(profile, papers.ITEMS, absent=True)
-    wanted = {same.run_id for e in every for same in (e, *in_other_precision(e))}
-    finished = {folder.name: stripped(folder) for folder in folders}
-    found = {name: run for name, run in finished.items() if run_id_of(run[0]) in wanted}
-    if not found:
-        raise ValueError(f"no run of a table is finished under {root / 'runs'}: there is nothing to export")
+    found, left = finished(profile)
     content = {f"runs/{i}/{name}": text for i, run in found.items() for name, text in texts(*run).items()}
-    content |= {f"report/{f.name}": f.read_text() for f in sorted((root / "report").glob("*.csv"))}
-    for name, text in content.items():
-        if private := next((p for p in private_paths() if p in text), ""):
-            raise ValueError(f"{name} holds the path {private}, which is nobody's business: remove it and export again")
+    content |= {f"report/{f.name}": f.read_text() for f in sorted((results_root() / profile / "report").glob("*.csv"))}
+    no_private_paths(content)
     manifest = about(profile, list(found.values()))
     manifest["files"] = {name: digest(text) for name, text in content.items()}
     write(path, {"manifest.json": dumped(manifest)} | content)
     size, data = path.stat().st_size / 1e3, ", ".join(manifest["data"])
-    left = f"; {len(finished) - len(found)} runs of no table are left out" * (len(finished) > len(found))
     return f"{path}: {len(found)} runs on {data}, {size:.0f} kB; no image, feature, weight or path is in it{left}"
+
+
+def finished(profile: str) -> tuple[dict[str, tuple[dict, dict, list[dict]]], str]:
+    """stripped() of the finished runs of the tables, by run id; and what a sentence adds of the runs left out.
+
+    Raises: ValueError if nothing is finished, or a run is not whole.
+    """
+    root = results_root() / profile
+    folders = sorted(f.parent for f in root.glob("runs/*/metrics.json") if RUN.fullmatch(f.parent.name))
+    every = papers.experiments(profile, papers.ITEMS, absent=True)
+    wanted = {same.run_id for e in every for same in (e, *in_other_precision(e))}
+    there = {folder.name: stripped(folder) for folder in folders}
+    found = {name: run for name, run in there.items() if run_id_of(run[0]) in wanted}
+    if not found:
+        raise ValueError(f"no run of a table is finished under {root / 'runs'}: there is nothing to export")
+    return found, f"; {len(there) - len(found)} runs of no table are left out" * (len(there) > len(found))
+
+
+def no_private_paths(content: dict[str, str | bytes]) -> None:
+    """Raises: ValueError for a file in which a folder of this machine is named."""
+    for name, text in content.items():
+        data = text.encode() if isinstance(text, str) else text
+        if private := next((p for p in private_paths() if p.encode() in data), ""):
+            raise ValueError(f"{name} holds the path {private}, which is nobody's business: remove it and export again")
 
 
 def run_id_of(fields: dict) -> str:
@@ -131,7 +146,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(path: Path, content: dict[str, str]) -> None:
+def write(path: Path, content: dict[str, str | bytes]) -> None:
     """The archive, whole or absent; times and rights of its entries are fixed."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", help="make: where to; check: the set's folder; show: a .png or .jpg")
     sub.add_argument("--like", type=file_path, metavar="EXP", help="make: identities and counts of a SYSU-MM01's exp/")
+    about = "describe: as Croissant (JSON-LD), printed or written to PATH, best NAME's folder/croissant.json"
+    sub.add_argument("--croissant", nargs="?", const="", metavar="PATH", help=about)
     sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
     sub.add_argument("action", choices=["make", "describe"])
     sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
@@ -77,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     actions = sub.add_subparsers(dest="action", required=True)
     sub = actions.add_parser("export", help="finished runs and reports as one file: no image, feature or weight in it")
     sub.add_argument("path", type=file_path, help="the file to write, like ours.zip")
+    sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
+    sub = actions.add_parser("crate", help="finished runs, tables and figures as an RO-Crate, in a zip file")
+    sub.add_argument("path", type=file_path, help="the file to write, like crate.zip")
     sub.add_argument("--profile", default="paper", help="quick, cpu, gpu or paper")
     sub = actions.add_parser("compare", help="files of export beside the printed tables, each in columns of its own")
     sub.add_argument("files", nargs="+", type=file_path)
@@ -287,6 +292,8 @@ def data(arguments) -> int:
     from . import datasets, synthetic
     from .config import DATA
 
+    if arguments.croissant is not None and arguments.action != "describe":
+        raise ValueError(f"--croissant belongs to data describe, not to data {arguments.action}: leave it out")
     if arguments.action == "make":
         spec = synthetic.preset(arguments.name)
         root, plan = user_path(arguments.path or datasets.data_root() / arguments.name), None
@@ -309,6 +316,12 @@ def data(arguments) -> int:
     table = datasets.read(layout, root)
     if arguments.action == "show":
         show(table, root, user_path(arguments.path or f"{root.name}.png"))
+        return 0
+    if arguments.croissant is not None:
+        from . import describe
+
+        about, path = describe.croissant(layout, root, table), arguments.croissant
+        print(describe.write_croissant(path, about) if path else json.dumps(about, indent=1))
         return 0
     counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
@@ -395,12 +408,14 @@ def plan(arguments) -> None:
 
 
 def results(arguments) -> None:
-    """Write finished runs as one file, or show such files beside the printed tables."""
-    from . import exchange
+    """Write finished runs as one file or as an RO-Crate, or show such files beside the printed tables."""
+    from . import describe, exchange
     from .config import resolve_profile
 
     if arguments.action == "export":
         print(exchange.export(resolve_profile(arguments.profile), arguments.path))
+    elif arguments.action == "crate":
+        print(describe.crate(resolve_profile(arguments.profile), arguments.path))
     else:
         print(exchange.compare(arguments.files, arguments.out))
 
