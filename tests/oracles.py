@@ -564,3 +564,32 @@ def regdb(visible, visible_pids, thermal, thermal_pids, metric):
     forth = rank_metrics(similarities(visible, thermal, metric), visible_pids, thermal_pids)
     back = rank_metrics(similarities(thermal, visible, metric), thermal_pids, visible_pids)
     return forth, back
+
+
+def centred(features, modality):
+    """Each feature less the mean of its modality, divided by its length."""
+    moved = []
+    for x, m in zip(features, modality, strict=True):
+        mean = mean_vector([y for y, other in zip(features, modality, strict=True) if other == m])
+        left = [float(a) - b for a, b in zip(x, mean, strict=True)]
+        length = math.sqrt(sum(a * a for a in left))
+        moved.append([a / length for a in left])
+    return moved
+
+
+def hubness(similarity, k=10, exclude=None):
+    """Radovanovic et al. 2010: N_k(x) counts the queries that have x among their k nearest; its skewness.
+
+    S = E[(N_k - mean)^3] / sd^3. And the share of the queries whose nearest is the image that is nearest most often.
+    """
+    gallery = len(similarity[0])
+    nearest, among = [0] * gallery, [0] * gallery
+    for q, row in enumerate(similarity):
+        seen = [g for g in range(gallery) if exclude is None or not exclude[q][g]]
+        for place, g in enumerate(sorted(seen, key=lambda g: (-row[g], g))[:k]):
+            nearest[g] += place == 0
+            among[g] += 1
+    mean = sum(among) / gallery
+    sd = math.sqrt(sum((n - mean) ** 2 for n in among) / gallery)
+    skewness = sum((n - mean) ** 3 for n in among) / gallery / sd**3 if sd else 0.0
+    return max(nearest) / len(similarity), skewness

@@ -14,6 +14,7 @@ We never argsort the gallery. The rank of a match is 1 + the number of gallery i
 match at a time where a query has few, and looked up in the sorted scores where it has many.
 """
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -641,6 +642,44 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     return torch.cat(features)
 
 
+def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> nn.Module:
+    """A copy of a network whose batch normalisations have the statistics of these images; `net` stays as it was.
+
+    Layer by layer, in the order in which a forward pass calls them: mean and variance, divided by the number of values,
+    of all that reaches the layer from these images once the layers before it are adapted. So they are what one forward
+    pass of all images at once in training mode would normalise by, however the images are dealt into batches, and the
+    copy adapted again is itself. Images go where they always go: a modality's own layers see that modality, shared ones
+    see both, each image counting once. Weights, scales and shifts are those of the network. No label is read; who
+    searches by it has looked at all test images (protocols.WAYS). As many passes over the images as there are layers.
+    Source: Li et al. 2016, Revisiting Batch Normalization For Practical Domain Adaptation (arXiv 1603.04779), Alg. 1.
+    open: the paper does not say whether the statistics of a layer are taken behind adapted layers; here they are.
+
+    Args, Raises: as extract().
+    """
+    net, called, sums = copy.deepcopy(net), {}, []
+    layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: called.setdefault(layer)) for layer in layers]
+    first = np.unique(modality, return_index=True)[1]
+    extract(net, pixels, rows[first], modality[first])
+    for hook in hooks:
+        hook.remove()
+
+    def add(_, given: tuple[Tensor]) -> None:
+        x = given[0]  # (B, C) or (B, C, H, W)
+        variance, mean = (s.double() for s in torch.var_mean(x, [0, *range(2, x.ndim)], correction=0))
+        sums.append(x[:, 0].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean.square()]))
+
+    for layer in called:
+        with layer.register_forward_pre_hook(add):
+            extract(net, pixels, rows, modality, batch)
+        count, total, squares = sum(sums)
+        mean = total / count
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_((squares / count - mean.square()).clamp(min=0))
+        sums.clear()
+    return net
+
+
 def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Features (N, D), pids (N,) and modality (N,) int64, checked.
 
@@ -653,6 +692,48 @@ def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarra
     if (odd := ~np.isin(modality, (0, 1))).any():
         raise ValueError(f"modality has the value {modality[odd][0]}: 0 is visible and 1 is thermal")
     return features, pids, modality
+
+
+def centred(features, modality) -> Tensor:
+    """Features (N, D) less the mean of their modality, rows at length 1 again; modality (N,), 0 visible, 1 thermal.
+
+    Whatever is added to all features of a modality alike changes nothing. No label is read; who searches by it has
+    looked at all test images (protocols.WAYS).
+    Raises: ValueError where nothing is left of a feature, such as that of a modality's only image.
+    """
+    features, _, modality = by_modality(features, np.zeros(len(features), int), modality)
+    left = features.double().clone()  # sums of float32 numbers are exact in it: equal ones leave 0 and no rounding
+    for rows in (np.flatnonzero(modality == m) for m in np.unique(modality)):
+        left[rows] = left[rows] - left[rows].mean(0)
+    if not (left := unit(left)).any(1).all():
+        raise ValueError(
+            "a feature is the mean of its modality, of which nothing is left when centred: search it plain"
+        )
+    return left.to(features.dtype)
+
+
+def hubness(similarity, k: int = 10, *, exclude=None) -> dict[str, float]:
+    """How unevenly queries choose from a gallery: hub_share and hub_skewness of a similarity (Q, G), larger is nearer.
+
+    hub_share: the share of the queries whose nearest image is the one that is nearest most often, from about 1 / G to
+    1. hub_skewness: that of N_k, how often an image is among the k nearest of a query, over the gallery:
+    mean((N_k - mean)^3) / sd^3; 0 where all are chosen equally often, as with k >= G. k is at most G. Of equal
+    similarities the earlier image is nearer. No label is read.
+    Source: Radovanovic, Nanopoulos and Ivanovic 2010, Hubs in Space, JMLR 11, section 2, for points that search each
+    other; here queries search a gallery.
+    Args: exclude (Q, G) bool: images that a query may not see. Raises: ValueError as rank_queries(), or if k < 1.
+    """
+    shape = tuple(as_array(similarity).shape)
+    if len(shape) != 2 or not all(shape) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"hubness needs a similarity (Q, G) with Q, G > 0 and k >= 1, not {shape} and k={k!r}")
+    scores = finite(as_array(similarity))
+    hidden = np.zeros(shape, bool) if exclude is None else some_rows(exclude, "exclude", np.arange(shape[0]), shape[1])
+    order = np.argsort(np.where(hidden, np.inf, -scores), axis=1, kind="stable")[:, :k]
+    seen = ~np.take_along_axis(hidden, order, axis=1)
+    first, chosen = (np.bincount(o[s], minlength=shape[1]) for o, s in ((order[:, :1], seen[:, :1]), (order, seen)))
+    spread = chosen - chosen.mean()
+    skewness = (spread**3).mean() / spread.std() ** 3 if spread.any() else 0.0
+    return {"hub_share": float(first.max() / shape[0]), "hub_skewness": float(skewness)}
 
 
 def cross_similarities(features, pids, modality, *, of_centres: bool = False) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 RIGHT, WRONG, BLUE = "#2a9d3a", "#c8382e", "#1f6fb2"
+KINDS = [BLUE, "#e07b00", "#7b5ea7", "#222222"]  # of what stands side by side in a row
 # colours of people that stay apart in print and for most eyes (Kelly 1965, without white, black and grey), then again
 PEOPLE = ["#e68fac", "#008856", "#f38400", "#a1caf1", "#be0032", "#0067a5", "#f3c300", "#875692", "#654522", "#8db600"]
 PEOPLE += ["#f99379", "#604e97", "#f6a600", "#b3446c", "#dcd300", "#882d17", "#c2b280", "#e25822", "#2b3d26"]
@@ -151,19 +152,27 @@ def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str
 def intervals(table: pd.DataFrame, title: str) -> Figure:
     """Values with their intervals, a panel each (titles of column panel); dotted at chance.
 
-    table: panel, row, value, low, high, chance (percent), rows from the top; an interval may be NaN.
+    table: panel, row, value, low, high, chance (percent), rows from the top; an interval may be NaN. Of several kinds
+    (a column that may be missing) each has a colour and, in a row, a line of its own.
     """
     panels, rows = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.row))
-    fig, axes = figure(1, len(panels), width=3.2, height=0.26 * len(rows) + 1.1, sharey=True)
+    table = table.assign(kind=table.get("kind", ""))
+    kinds = list(dict.fromkeys(table.kind))
+    height = 0.26 * len(rows) * (1 + 0.4 * (len(kinds) - 1)) + 1.1
+    fig, axes = figure(1, len(panels), width=3.2, height=height, sharey=True)
     for ax, panel in zip(axes[0], panels, strict=True):
         part = table[table.panel == panel]
-        place = part.row.map(rows.index)
-        ax.hlines(place, part.low, part.high, color=BLUE, linewidth=1.6, alpha=0.6)
-        ax.plot(part.value, place, "o", color=BLUE, markersize=4.5)
+        for i, kind in enumerate(kinds):
+            own, colour = part[part.kind == kind], KINDS[i % len(KINDS)]
+            place = own.row.map(rows.index) + (i - (len(kinds) - 1) / 2) * 0.8 / len(kinds)
+            ax.hlines(place, own.low, own.high, color=colour, linewidth=1.6, alpha=0.6)
+            ax.plot(own.value, place, "o", color=colour, markersize=4.5, label=kind)
         ax.axvline(part.chance.iloc[0], color="0.4", linestyle=":", linewidth=1)
         ax.set(title=panel, xlabel="percent", xlim=(0, None))
         ax.title.set_fontsize(8)
     axes[0, 0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    if len(kinds) > 1:
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(kinds))
     fig.suptitle(title)
     return fig
 

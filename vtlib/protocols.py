@@ -1,12 +1,23 @@
 """The searches that a test set is measured by: which there are, and what each query finds.
 
-A search is a value. Its text is the name of a protocol, such as "sysu all 1-shot official" or "folder v2t", and says
-all that a number depends on besides features and data.
+A search is a value. Its text is the name of a protocol, such as "sysu all 1-shot official" or "folder t2v centred", and
+says all that a number depends on besides features and data.
+
+Its last words are the way in which the features were prepared, where that was not "plain". All ways but plain are
+transductive: they look at all test images at once, queries included, before the first search. No label is used, but
+such a number says what a network finds in a set that is closed and known, and is never to be set beside plain ones
+without its name.
+- "centred": the mean over the test images of a modality is taken off the features of that modality, and these are
+  L2-normalised again (evaluate.centred): what moved all features of a camera alike is gone.
+- "adapted": the network's batch normalisations have the statistics of the test images (evaluate.adapted; Li et al.
+  2016, Revisiting Batch Normalization For Practical Domain Adaptation, arXiv 1603.04779).
+- "adapted centred": the features of the adapted network, centred.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -19,6 +30,7 @@ from .names import unknown
 SHOTS = (1, 10)  # images of each identity and camera in a SYSU-MM01 gallery
 GALLERIES = ("official", "community")  # how a SYSU-MM01 gallery is drawn
 DIRECTIONS = ("v2t", "t2v")  # visible images search thermal ones, and the reverse
+WAYS = ("plain", "centred", "adapted", "adapted centred")  # how features are prepared before a search
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,16 @@ class Search:
     mode: str = ""  # of sysu, with shots and gallery: "all" or "indoor"
     shots: int = 0
     gallery: str = ""
+    way: str = "plain"  # one of WAYS
 
     def __str__(self) -> str:
-        if self.mode:
-            return f"{self.layout} {self.mode} {self.shots}-shot {self.gallery}"
-        return f"{self.layout} {self.direction}"
+        what = f"{self.mode} {self.shots}-shot {self.gallery}" if self.mode else self.direction
+        return f"{self.layout} {what}" + (f" {self.way}" if self.way != "plain" else "")
 
 
 SYSU = [Search("sysu", "t2v", m, s, g) for m in evaluate.GALLERY_CAMERAS for s in SHOTS for g in GALLERIES]
-EVERY = {str(s): s for s in [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder", "val") for d in DIRECTIONS)]}
+PLAIN = [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder", "val") for d in DIRECTIONS)]
+EVERY = {str(s): s for s in (replace(plain, way=way) for way, plain in product(WAYS, PLAIN))}
 
 
 def named(protocol: str) -> Search:
@@ -46,6 +59,13 @@ def named(protocol: str) -> Search:
     if protocol not in EVERY:
         raise ValueError(unknown("protocol", protocol, EVERY))
     return EVERY[protocol]
+
+
+def known_way(way: str) -> str:
+    """One of WAYS. Raises: ValueError for another name."""
+    if way not in WAYS:
+        raise ValueError(unknown("way", way, WAYS))
+    return way
 
 
 def columns(test: pd.DataFrame) -> dict[str, Tensor]:
@@ -63,10 +83,17 @@ class Embedded:
     """The test images of a set as features, ready to be searched.
 
     Args: layout: sysu, regdb, folder or val; images: features (N, D), and columns() of the test images; permutations:
-        of the official SYSU-MM01 galleries, where they are at hand.
+        of the official SYSU-MM01 galleries, where they are at hand; way: one of WAYS, part of the name of every search.
+        Centring happens here; features of an adapted network are for the caller to bring.
+    Raises: ValueError for another way, and what evaluate.centred() raises.
     """
 
-    def __init__(self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None):
+    def __init__(
+        self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None, way: str = "plain"
+    ):
+        self.way = known_way(way)
+        if way.endswith("centred"):
+            images = {**images, "features": evaluate.centred(images["features"], images["modality"])}
         self.layout, self.images, self.permutations = layout, images, permutations
         self.found: dict[tuple[Search, int], tuple] = {}  # ranked() once: metrics, single queries and chance share it
         self.sides = tuple((images["modality"] == m).nonzero()[:, 0].numpy() for m in (0, 1))  # visible, thermal
@@ -99,10 +126,10 @@ class Embedded:
         permutations, and by the community's at one shot; ten shots where every identity has ten images in each camera.
         """
         if self.layout != "sysu":
-            return [Search(self.layout, d) for d in DIRECTIONS]
+            return [Search(self.layout, d, way=self.way) for d in DIRECTIONS]
         kinds = GALLERIES if self.permutations is not None else GALLERIES[1:]
         return [
-            s
+            replace(s, way=self.way)
             for s in SYSU
             if self.sysu.has_queries(s.mode)
             and s.shots <= self.fewest(s.mode)
@@ -115,7 +142,12 @@ class Embedded:
         return min((len(numbers) for (_, cam), numbers in self.sysu.sets.items() if cam in cameras), default=0)
 
     def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, list[tuple[evaluate.Ranked, np.ndarray]]]:
-        """Rows of the queries (Q,), and of each trial what they find and the rows of its gallery (G,)."""
+        """Rows of the queries (Q,), and of each trial what they find and the rows of its gallery (G,).
+
+        Raises: ValueError for a search whose name says another way than that of these features.
+        """
+        if search.way != self.way:
+            raise ValueError(f"the features are {self.way}: {str(search)!r} is no name for what they find")
         if (key := (search, trials)) not in self.found:
             query, found = self.rank(search, trials)
             self.found[key] = query, list(found)
@@ -127,12 +159,28 @@ class Embedded:
             candidates = np.flatnonzero(np.isin(self.images["cam"].numpy(), evaluate.GALLERY_CAMERAS["all"]))
             found = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
             return self.sysu.query, ((ranked, candidates[gallery.columns]) for ranked, gallery in found)
-        there = search.direction == "v2t"
-        query, gallery = self.sides if there else self.sides[::-1]
-        similarity, hidden = (self.similarity, self.hidden) if there else (self.similarity.T, self.hidden.T)
+        query, gallery, similarity, hidden = self.sided(search.direction)
         exclude = hidden if hidden.any() else None
         ranked = evaluate.rank_queries(similarity, self.pids[query], self.pids[gallery], exclude=exclude)
         return query, iter([(ranked, gallery)])
+
+    def sided(self, direction: str) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+        """Rows of all images of either modality as queries (Q,) and gallery (G,), similarity and hidden (Q, G)."""
+        if direction == "v2t":
+            return *self.sides, self.similarity, self.hidden
+        return *self.sides[::-1], self.similarity.T, self.hidden.T
+
+    def hubness(self, direction: str, k: int = 10) -> dict[str, float]:
+        """evaluate.hubness() of all images of one modality that search all of the other, with a match or without."""
+        _, _, similarity, hidden = self.sided(direction)
+        return evaluate.hubness(similarity, k, exclude=hidden)
+
+    def chance_hubness(self, direction: str, k: int = 10, draws: int = 20) -> dict[str, float]:
+        """The same of random orders, the mean of some."""
+        _, _, similarity, hidden = self.sided(direction)
+        g = np.random.default_rng(0)
+        found = [evaluate.hubness(g.random(similarity.shape), k, exclude=hidden) for _ in range(draws)]
+        return pd.DataFrame(found).mean().to_dict()
 
     def seen(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
         """Which gallery images each query may find, (Q, G) bool, of their rows."""

@@ -502,6 +502,31 @@ def answers(*texts: str) -> str:
     return folded("Answers", "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1)))
 
 
+def transfer_words(table: pd.DataFrame, methods: Iterable[str]) -> str:
+    """What each way of preparing features changes of what methods find in real images, by mAP; "" of plain ones alone.
+
+    Higher or lower is a method whose difference to its own plain search, over whole people, leaves out 0.
+    Args: table: runs.transfer_table() of each set, in percent but for the skewness, and a column set.
+    """
+    own = table[(table.metric == "mAP") & table.row.isin(methods)]
+    found = {"higher": own.change_low_people > 0, "lower": own.change_high_people < 0}
+    own = own.assign(**found | {"above histograms": own.gain_low_people > 0})
+    counts, words, place = [], [], ["set", "direction"]
+    plain, moved = own[own.way == "plain"].set_index(place), own[own.way != "plain"]
+    for way, part in moved.groupby("way", sort=False):
+        counts.append(
+            f"{way} is higher than plain in {part.higher.sum()} and lower in {part.lower.sum()} of {len(part)}"
+        )
+    for (*where, way), part in moved.groupby([*place, "way"], sort=False):
+        before = plain.loc[[tuple(where)]]
+        now, then = (
+            f"{x.value.min():.1f} to {x.value.max():.1f}, hub share {x.hub_share.mean():.0f} %" for x in (part, before)
+        )
+        lists = [f"{word}: {', '.join(part.row[part[word]]) or 'none'}" for word in (*found, "above histograms")]
+        words.append(f"{' '.join(where)} {way} {now} (plain {then}); {'; '.join(lists)}")
+    return f"Transductive, methods and searches: {'; '.join(counts)}. {'. '.join(words)}." if words else ""
+
+
 def one_gallery(runs: Rows, protocol: str) -> str:
     """A sentence where all draws of a gallery are the same one, since there are only as many images as shots; or ""."""
     trials = [r.trials(protocol) for group in under(runs, protocol).values() for r in group]

@@ -380,20 +380,20 @@ def extract(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
     return evaluate.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
 
 
-def transfer(run: Run, root: str | Path, *, histograms: bool = False) -> dict[str, pd.DataFrame]:
+def transfer(run: Run, root: str | Path, *, histograms: bool = False, way: str = "plain") -> dict[str, pd.DataFrame]:
     """Both directions of a run's network on the test rows of a plain folder of images, same-instant pairs left out.
 
-    Args: histograms: the untrained baseline on the same images instead of the network.
+    Args: histograms: the untrained baseline on the same images instead of the network; way: one of protocols.WAYS.
     """
-    return transferred(run, root, histograms).tables(1)
+    return transferred(run, root, histograms, way).tables(1)
 
 
-def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False) -> pd.DataFrame:
+def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False, way: str = "plain") -> pd.DataFrame:
     """The same by query, a row for each that has a match: direction, pid, rank1 (0 or 1), mAP (its own precision).
 
     Its means are those of transfer(). Beside them chance_rank1 and chance_mAP, which a random order would have.
     """
-    return by_query(transferred(run, root, histograms))
+    return by_query(transferred(run, root, histograms, way))
 
 
 def by_query(test: protocols.Embedded) -> pd.DataFrame:
@@ -406,28 +406,48 @@ def by_query(test: protocols.Embedded) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def transfer_table(done: dict[str, list[Run]], root: str | Path) -> pd.DataFrame:
+def transfer_table(done: dict[str, list[Run]], root: str | Path, ways: Iterable[str] = ("plain",)) -> pd.DataFrame:
     """Networks on the test rows of a plain folder beside histograms of gradients and chance, with intervals, fractions.
 
     A query's value is its mean over the runs of a row. Intervals (evaluate.bootstrap_mean, 95 %) are over queries, and
-    over people where a name ends in _people. Those of `gain` are of the difference to histograms, query by query.
+    over people where a name ends in _people. Those of `gain` are of the difference to histograms, query by query, those
+    of `change` of the difference to the same row searched plain. Histograms have no statistics to adapt: networks that
+    are adapted stand beside histograms that are not, and centred where the networks are.
 
-    Returns: a row for each direction, row and metric (rank1, mAP): value, low, high, low_people, high_people, gain
-        with the same four, queries, people.
+    Args: ways: some of protocols.WAYS; plain is always among them, and first.
+    Returns: a row for each way, direction, row and metric (rank1, mAP): value, low, high, low_people, high_people, gain
+        with the same four, queries, people; way and protocol, the search's name; change with the same four; hub_share
+        and hub_skewness (evaluate.hubness) of all images of the folder, mean over runs, for chance over random orders.
     """
-    first = next(iter(done.values()))[0]
-    tables = {"gradient histograms": [transfer_queries(first, root, histograms=True)]}
-    tables |= {row: [transfer_queries(run, root) for run in group] for row, group in done.items()}
-    base, rows = tables["gradient histograms"][0], []
-    of_row = {row: sum(t[["rank1", "mAP"]] for t in group) / len(group) for row, group in tables.items()}
-    of_row["chance"] = base[["chance_rank1", "chance_mAP"]].set_axis(["rank1", "mAP"], axis=1)
-    for (direction, queries), (row, found) in product(base.groupby("direction", sort=False), of_row.items()):
-        for metric in found:
-            value = found[metric][queries.index]
-            facts = {"direction": direction, "row": row, "metric": metric} | intervals("value", value, queries.pid)
-            facts |= intervals("gain", value - queries[metric], queries.pid)
-            rows.append(facts | {"queries": len(queries), "people": queries.pid.nunique()})
+    ways = list(dict.fromkeys(["plain", *ways]))
+    first, of_histograms = next(iter(done.values()))[0], {way: unadapted(way) for way in ways}
+    histograms = in_ways(first, root, set(of_histograms.values()), histograms=True)
+    networks = {row: [in_ways(run, root, ways) for run in group] for row, group in done.items()}
+    plain, rows = {}, []
+    for way in ways:
+        tests = {"gradient histograms": [histograms[way]]} if way in histograms else {}
+        tests |= {row: [of[way] for of in group] for row, group in networks.items()}
+        base = by_query(histograms[of_histograms[way]])
+        of_row = {row: sum(by_query(t)[["rank1", "mAP"]] for t in group) / len(group) for row, group in tests.items()}
+        of_row["chance"] = base[["chance_rank1", "chance_mAP"]].set_axis(["rank1", "mAP"], axis=1)
+        plain = plain or of_row
+        for (direction, queries), (row, found) in product(base.groupby("direction", sort=False), of_row.items()):
+            hubs = [t.hubness(direction) for t in tests.get(row, [])] or [histograms["plain"].chance_hubness(direction)]
+            more = {"way": way, "protocol": str(protocols.Search("folder", direction, way=way))}
+            more |= pd.DataFrame(hubs).mean().to_dict()
+            for metric in found:
+                value = found[metric][queries.index]
+                facts = {"direction": direction, "row": row, "metric": metric} | intervals("value", value, queries.pid)
+                facts |= intervals("gain", value - queries[metric], queries.pid)
+                facts |= {"queries": len(queries), "people": queries.pid.nunique()}
+                change = intervals("change", value - plain[row][metric][queries.index], queries.pid)
+                rows.append(facts | more | change)
     return pd.DataFrame(rows)
+
+
+def unadapted(way: str) -> str:
+    """The one of protocols.WAYS that leaves the network as it is and does the rest."""
+    return way.removeprefix("adapted").strip() or "plain"
 
 
 def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, float]:
@@ -449,16 +469,34 @@ def searched_folder(experiment: Experiment, root: str | Path) -> Experiment:
     return experiment.but(**own)
 
 
-def transferred(run: Run, root: str | Path, histograms: bool = False) -> protocols.Embedded:
-    """The test rows of a folder as features of a run's network, or as histograms."""
+def transferred(run: Run, root: str | Path, histograms: bool = False, way: str = "plain") -> protocols.Embedded:
+    """The test rows of a folder as features of a run's network, or as histograms, prepared in one of protocols.WAYS."""
+    return in_ways(run, root, [way], histograms)[way]
+
+
+def in_ways(run: Run, root: str | Path, ways: Iterable[str], histograms: bool = False) -> dict[str, protocols.Embedded]:
+    """transferred() in several ways, of which those of one network share its features."""
+    ways = [protocols.known_way(way) for way in ways]
+    if histograms and any(way != unadapted(way) for way in ways):
+        raise ValueError("histograms of gradients have no batch normalisation to adapt: choose plain or centred")
     wanted = searched_folder(run.experiment, root)
     if found := datasets.obstacles("folder", read_table(wanted), root=datasets.locate(root), train=False):
         raise ValueError(found[0])
     table, store = load_data(wanted)
     test = table[table.split == "test"]
-    pixels = store.pixels[test.index.to_numpy()]
-    features = evaluate.gradient_histogram(pixels) if histograms else extract(run.net(), test, store)
-    return protocols.Embedded("folder", protocols.columns(test) | {"features": features})
+    index, modality = test.index.to_numpy(), test.modality.to_numpy()
+
+    def features(adapts: bool) -> Tensor:
+        if histograms:
+            return evaluate.gradient_histogram(store.pixels[index])
+        net = evaluate.adapted(run.net(), store.pixels, index, modality) if adapts else run.net()
+        return extract(net, test, store)
+
+    of = {way: way != unadapted(way) for way in ways}
+    made, columns = {adapts: features(adapts) for adapts in set(of.values())}, protocols.columns(test)
+    return {
+        way: protocols.Embedded("folder", columns | {"features": made[adapts]}, way=way) for way, adapts in of.items()
+    }
 
 
 @torch.inference_mode()
