@@ -49,6 +49,7 @@ def quoted(place: str) -> str:
     """The text for one place of readme.md.
 
     level | item | row | setting          rank-1 / mAP, each with its standard deviation over seeds
+    recipe | item | row | setting         the same row as the recipe says, or "the same" where tuning chose that
     mean | item | row | setting | metric   the mean alone
     gain | item | claim | setting          rank-1: the measured gain with its interval
     word | item | claim | setting          rank-1: the verdict, and the size beside it
@@ -59,6 +60,10 @@ def quoted(place: str) -> str:
     if kind == "level":
         rows = [levels().loc[(*parts, metric)] for metric in report.CLAIMED]
         return " / ".join(report.spread(row.measured, row.sd) for row in rows)
+    if kind == "recipe":
+        item, row, setting = parts
+        rows = [levels().measured.get((item, f"{row}{papers.AS_RECIPE}", setting, metric)) for metric in report.CLAIMED]
+        return "the same" if rows[0] is None else " / ".join(f"{value:.1f}" for value in rows)
     if kind == "mean":
         return f"{levels().loc[tuple(parts)].measured:.1f}"
     found = claims()

@@ -21,9 +21,9 @@ SAME = 1.0  # percent points: a gain that surely lies within +- this is none; se
 SEED_SD = {"cpu": {"rank1": 1.0, "mAP": 1.0}}
 VERDICTS = {  # the words of a verdict, and what each says; the same words in every notebook and report
     "holds": "the system is ahead, for other people of this kind and for other seeds too",
-    "holds on one seed": "so say the people; no spread over seeds is known for this profile, and one pair has none",
+    "holds on one seed": "the people say so, or a curve; what another seed would give is not known for this profile",
     "fails": "the system is behind: the opposite of the claim holds",
-    "fails on one seed": "so say the people; no spread over seeds is known for this profile, and one pair has none",
+    "fails on one seed": "the people say so, or a curve; what another seed would give is not known for this profile",
     "equivalent": f"the whole interval lies within {SAME:g} point of no gain: if there is a difference, it is small",
     "undecided": "other people or another seed could turn the sign, and the gain may be larger than a point; how many "
     "seeds or people would decide it stands beside it",

@@ -25,10 +25,9 @@ def mc(alpha: float = 0.5, beta: float = 1.0, omega: float = 0.2, **place) -> di
     return {"multi_constraint": {"weight": 1.0, "alpha": alpha, "beta": beta, "omega": omega, **(place or COSINES)}}
 
 
-def pooled(losses: dict) -> dict:
-    """The same losses on the pooled feature, or the feature of each part head, as it is: as public code has it."""
-    place = {"on", "normalise"}
-    return {name: {k: v for k, v in term.items() if k not in place} for name, term in losses.items()}
+def on_heads(losses: dict) -> dict:
+    """The same losses on the feature of each part head, at the same length; C2C and HC-Tri read its stripes too."""
+    return {name: {k: v for k, v in term.items() if k != "on"} for name, term in losses.items()}
 
 
 SIX = [{"stripes": 6, "width": 256, "share": 1.0}]  # HC-Tri's part network
@@ -50,7 +49,7 @@ METHODS = {
     "identity": method({}),
     "mc": method(mc()),
     "parts": method({}, parts=THREE_AND_SIX),
-    "parts_mc": method(pooled(mc()), parts=THREE_AND_SIX),  # as S2 says: I2I and C2I on each head, C2C on its stripes
+    "parts_mc": method(on_heads(mc()), parts=THREE_AND_SIX),  # as S2 says: I2I and C2I on each head, C2C on its stripes
     # S2 Table 4; I2I alone is `awl`
     "mc_c2i": method(mc(alpha=0.0, omega=0.0)),
     "mc_c2c": method(mc(alpha=0.0, beta=0.0)),
@@ -69,7 +68,7 @@ METHODS = {
     "hc_tri_loss": method(HC_TRI),
     "cml_loss": method(CML),
     # the field's recipes, for an honest comparison
-    "hc_tri": method(pooled(HC_TRI), "hc_tri", parts=SIX),  # Liu and Tan 2020
+    "hc_tri": method(on_heads(HC_TRI), "hc_tri", parts=SIX),  # Liu and Tan 2020
     "hetero_center": method({"hetero_center": {"weight": 0.5}}, parts=[SIX[0] | {"width": 512}]),  # Zhu et al. 2020
     # Ye et al. 2021 without non-local blocks, GeM and weighting; stage 1 is shared
     "agw_base": method(TRIPLET, "agw", pooling="avg", specific_stages=1),
@@ -83,7 +82,7 @@ METHODS = {
         specific_stages=3,
     ),
     # no paper crosses them: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's
-    "parts_cmdc": method({"cmdc": CMDC["cmdc"] | {"on": "pooled"}}, parts=THREE_AND_SIX),  # on each head, at length 1
+    "parts_cmdc": method(on_heads(CMDC), parts=THREE_AND_SIX),
     "dpan_mc": method(mc(), "s1", attention=True),
     "cmdc_awl": method({"cmdc": CMDC["cmdc"] | {"bound": "awl"}}, "s1"),
 }
@@ -109,12 +108,13 @@ def _as_pooled(*losses: str) -> dict:
 
 
 _POOLED, _POOLED_MMD = _as_pooled("batch_hard_triplet"), _as_pooled("hetero_center_triplet", "margin_mmd")
+_RAW = {"losses.hetero_center_triplet.normalise": False}
 RECIPES = {
     "s1": {"sysu": {}, "regdb": {}},
     "s2": {"sysu": _S2 | _P6K8, "regdb": _S2 | _P8K4},
     "hc_tri": {  # public code, which smooths on RegDB alone
-        "sysu": _PLAIN | _P6K8,
-        "regdb": _P8K4 | {"nesterov": True, "gem_p": 10.0, "losses.hetero_center_triplet.local_weight": 2.0},
+        "sysu": _PLAIN | _P6K8 | _RAW,
+        "regdb": _P8K4 | _RAW | {"nesterov": True, "gem_p": 10.0, "losses.hetero_center_triplet.local_weight": 2.0},
     },
     "agw": dict.fromkeys(("sysu", "regdb"), _PLAIN | _P8K4 | _POOLED | {"epochs": 80}),
     "mmd": dict.fromkeys(("sysu", "regdb"), _PLAIN | _P4K4 | _POOLED_MMD) | {"quick": _MMD_K2, "cpu": _MMD_K2},

@@ -312,6 +312,7 @@ _CENTRES = "both losses set people apart by distances of centres; CMDC also hold
 _INERT = "attention starts as the identity, and alpha has hardly moved in the trials"
 _COSINES = "behind the neck cosines spread over the constants of the loss, which then acts on every pair"
 _DROWNED = "the sum of constraints weighs more than the identity loss, which then learns less"
+_LEVEL = "at length 1 and at its own rate HC-Tri came to the same mAP on validation people"
 _ALIKE = "both rules choose nearly the same pairs where margins are small beside the spread of cosines"
 CLAIMS = {
     "S1.T1": [
@@ -330,30 +331,27 @@ CLAIMS = {
         Claim("3.0", "4.0", "the peak is at lambda 3: 3 over 4", (-1.5, 1.5), "a flat top: the scale is not sharp"),
         Claim("3.0", "5.0", "accuracy drops behind it: 3 over 5", (-2, 2), "a flat top: the scale is not sharp"),
     ],
-    "S2.T1": [
-        Claim("Ours", "HC-TRI", predicted=(0, 10), because="HC-Tri learns too with sums over stripes, at its own rate"),
-        *each_over("Ours", "SIM"),
-    ],
+    "S2.T1": [Claim("Ours", "HC-TRI", predicted=(-5, 5), because=_LEVEL), *each_over("Ours", "SIM")],
     "S2.T2": each_over("Ours", "HC-TRI", "SIM"),
     "S2.T3": [
         Claim("+MC (w/ Part)", "Baseline (w/ Part)", predicted=(8, 20), because=_COSINES),
-        Claim("+MC (w/ Part)", "HC-TRI", predicted=(0, 10), because="HC-Tri learns too, at its own rate"),
+        Claim("+MC (w/ Part)", "HC-TRI", predicted=(-5, 5), because=_LEVEL),
         Claim("+MC (w/o Part)", PLAIN, predicted=(8, 20), because=_COSINES),
         Claim("Baseline (w/ Part)", PLAIN, predicted=(-3, 5), because="what parts add by themselves is small here"),
     ],
     "S2.T4": [
-        Claim("+I2I", PLAIN, predicted=(10, 25), because=_COSINES),
-        Claim("+C2I", PLAIN, predicted=(10, 28), because=_COSINES),
-        Claim("+C2C", PLAIN, predicted=(5, 16), because=_COSINES),
-        Claim("+I2I+C2C", "+I2I", predicted=(-5, 2), because=_DROWNED),
-        Claim("+I2I+C2C", "+C2C", predicted=(2, 14), because="samples say more than centres alone"),
-        Claim("+C2I+C2C", "+C2I", predicted=(-8, 1), because=_DROWNED),
-        Claim("+C2I+C2C", "+C2C", predicted=(0, 12), because="samples say more than centres alone"),
-        Claim("+I2I+C2I", "+I2I", predicted=(-8, 3), because=_DROWNED),
-        Claim("+I2I+C2I", "+C2I", predicted=(-8, 2), because=_DROWNED),
-        Claim(TABLE_4[6], "+I2I+C2C", predicted=(-8, 2), because=_DROWNED),
-        Claim(TABLE_4[6], "+C2I+C2C", predicted=(-4, 3), because=_DROWNED),
-        Claim(TABLE_4[6], "+I2I+C2I", predicted=(-3, 3), because="C2C weighs a fifth of C2I and says the same"),
+        Claim("+I2I", PLAIN, predicted=(10, 22), because=_COSINES),
+        Claim("+C2I", PLAIN, predicted=(10, 24), because=_COSINES),
+        Claim("+C2C", PLAIN, predicted=(6, 16), because=_COSINES),
+        Claim("+I2I+C2C", "+I2I", predicted=(-1, 5), because="centres add a little to samples, at a small weight"),
+        Claim("+I2I+C2C", "+C2C", predicted=(3, 13), because="samples say more than centres alone"),
+        Claim("+C2I+C2C", "+C2I", predicted=(-6, 2), because=_DROWNED),
+        Claim("+C2I+C2C", "+C2C", predicted=(0, 10), because="samples say more than centres alone"),
+        Claim("+I2I+C2I", "+I2I", predicted=(-6, 3), because=_DROWNED),
+        Claim("+I2I+C2I", "+C2I", predicted=(-6, 2), because=_DROWNED),
+        Claim(TABLE_4[6], "+I2I+C2C", predicted=(-8, 1), because=_DROWNED),
+        Claim(TABLE_4[6], "+C2I+C2C", predicted=(-3, 3), because=_DROWNED),
+        Claim(TABLE_4[6], "+I2I+C2I", predicted=(-3, 4), because="C2C weighs a fifth of C2I and says the same"),
     ],
     "S2.T5": [
         Claim("+MS (Our mining)", "+MS (MS mining)", predicted=(-1, 2), because=_ALIKE),
@@ -362,22 +360,22 @@ CLAIMS = {
             "+AWL", "+AWL (w/o weighting)", predicted=(-1, 4), because="the weights differ by a factor of two at most"
         ),
         Claim(
-            "+AWL", "+MS (Our mining)", predicted=(8, 20), because="MS loss has 2 in the place of AWL's 5 for positives"
+            "+AWL", "+MS (Our mining)", predicted=(6, 18), because="MS loss has 2 in the place of AWL's 5 for positives"
         ),
     ],
     "S2.T6": [
         Claim("+Our Loss", PLAIN, predicted=(8, 20), because=_COSINES),
-        Claim("+Our Loss", TABLE_6[0], predicted=(-2, 10), because=_DROWNED),
-        Claim("+Our Loss", TABLE_6[1], predicted=(2, 14), because="MS loss pulls positives more weakly"),
-        Claim("+Our Loss", TABLE_6[2], predicted=(-5, 6), because=_DROWNED),
-        Claim("+Our Loss", TABLE_6[3], predicted=(-5, 6), because=_DROWNED),
+        Claim("+Our Loss", TABLE_6[0], predicted=(0, 12), because="it compares every pair, the triplet one an anchor"),
+        Claim("+Our Loss", TABLE_6[1], predicted=(5, 16), because="MS loss pulls positives more weakly"),
+        Claim("+Our Loss", TABLE_6[2], predicted=(-2, 10), because="it compares every pair, HC-Tri one a centre"),
+        Claim("+Our Loss", TABLE_6[3], predicted=(-2, 10), because="it compares every pair, CML one a centre"),
     ],
     # of no paper: questions with two answers
     "X.T1": [
-        Claim("two-stream + MC", "two-stream + CMDC", predicted=(-6, 4), because=_DROWNED),
-        Claim("DPAN (S1) + MC", "DPAN (S1) + CMDC", predicted=(-6, 4), because=_DROWNED),
-        Claim("parts (S2) + MC", "parts (S2) + CMDC", predicted=(0, 15), because="CMDC has no stripes to act on"),
-        Claim(WEIGHTED, "two-stream + CMDC", predicted=(-3, 4), because="soft bounds see more images than hard ones"),
+        Claim("two-stream + MC", "two-stream + CMDC", predicted=(-3, 8), because="so it was on validation people"),
+        Claim("DPAN (S1) + MC", "DPAN (S1) + CMDC", predicted=(-4, 7), because="so it was on validation people"),
+        Claim("parts (S2) + MC", "parts (S2) + CMDC", predicted=(0, 10), because="CMDC has no stripes to act on"),
+        Claim(WEIGHTED, "two-stream + CMDC", predicted=(-2, 6), because="soft bounds see more images than hard ones"),
     ],
     "X.T2": [
         Claim(

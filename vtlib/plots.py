@@ -116,7 +116,7 @@ def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str
     """Rows of a table: for each metric a panel of levels and one of differences to the row that is named beside it.
 
     Levels: every run as a dark dot, mean and standard deviation over runs in blue, chance dotted. Differences: mean
-    with its 95 % interval over people, 0 dotted.
+    with its 95 % interval over people and seeds, 0 dotted.
     Args: table: row, metric, value (percent), a row a run; ahead: row, metric, over, difference, difference_low,
         difference_high (percent points), NaN where there is none; chance: percent, by metric.
     """

@@ -178,7 +178,7 @@ NAMES = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10, 20)}
 def wide(made: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
     """in_words() for a notebook, one setting below the other, and an interval below its difference.
 
-    Measured: mean +- standard deviation over runs; of a difference also its interval over people.
+    Measured: mean +- standard deviation over runs; of a difference also its interval over people and seeds.
     """
     metrics, several = list(metrics), made.setting.nunique() > 1
     blocks = {}
