@@ -23,7 +23,7 @@ def embedded(layout, table, permutations=None, seed=0):
 
 def test_every_name_leads_back_to_its_search():
     assert all(protocols.named(str(search)) == search for search in protocols.EVERY.values())
-    assert len(protocols.EVERY) == (len(protocols.SYSU) + 4) * len(protocols.WAYS)
+    assert len(protocols.EVERY) == (len(protocols.SYSU) + 6) * len(protocols.WAYS)
     with pytest.raises(
         ValueError, match="unknown protocol 'sysu all 1-shot oficial': did you mean 'sysu all 1-shot off"
     ):
