@@ -105,7 +105,7 @@ def write(profile: str, found: list[tuple[str, Experiment, float]], path: Path) 
     """The choices and all trials as one JSON file: {profile, facts, chosen: {method: overrides}, trials: rows}."""
     made = table(found)
     choice = {m: values(next(e for n, e, _ in found if e.run_id == r and n == m)) for m, r in best(made).items()}
-    rows = made.round(2).astype(object).where(made.notna(), None).to_dict("records")
+    rows = made.round({"val_mAP": 2}).astype(object).where(made.notna(), None).to_dict("records")
     facts = runs.environment(found[0][1])
     kept = {name: facts[name] for name in ("device", "precision", "commit", "finished")}
     path.parent.mkdir(parents=True, exist_ok=True)
