@@ -308,3 +308,8 @@ def test_a_run_of_other_defaults_is_of_no_table(results, made):
     exchange.export("quick", results / "ours.zip")
     run = exchange.read(results / "ours.zip").runs[made[0].experiment.run_id]
     assert exchange.is_of(run, made[0].experiment) and not exchange.is_of(run, made[0].experiment.but(momentum=0.8))
+
+
+def test_the_table_of_a_changed_set_goes_both_ways():
+    named = "report/transfer_synvt_sysu,realism=1.0.csv"
+    assert exchange.ENTRY.fullmatch(named) and not exchange.ENTRY.fullmatch("report/a/b.csv")

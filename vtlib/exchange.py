@@ -30,7 +30,8 @@ SAID = ("device", "precision", "commit")  # those that are printed
 LARGEST, WHOLE = 16_000_000, 256_000_000  # bytes of an entry and of all, unpacked: a run takes some 50 thousand
 RUN = re.compile(r"[0-9a-f]{12}")
 OF_RUN = ("experiment.json", "metrics.json", "history.jsonl")
-ENTRY = re.compile(rf"manifest\.json|runs/{RUN.pattern}/({'|'.join(OF_RUN)})|report/[\w.-]+\.csv")
+# the table of a changed set has the name of the set in its own, with = and commas
+ENTRY = re.compile(rf"manifest\.json|runs/{RUN.pattern}/({'|'.join(OF_RUN)})|report/[^/\\]+\.csv")
 
 
 class Received(NamedTuple):

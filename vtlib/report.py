@@ -690,7 +690,7 @@ def by_chance(found: pd.DataFrame) -> str:
         f"{len(each)} different comparisons were made. If no system differed from any other, about "
         f"{(1 - compare.LEVEL) * len(each):.1f} of their 95 % intervals would leave 0 out; {out} do. The verdicts ask "
         f"for more: {firm} of the comparisons are decided, and the chance that any *holds* among them is wrong is at "
-        f"most {FAMILY:.0%}, as far as the calibration below can tell."
+        f"most {FAMILY:.0%}, as far as the calibration can tell."
     )
 
 
