@@ -18,7 +18,7 @@ FAMILY = 0.01  # chance of any wrong *holds* among all comparisons of a report, 
 SAME = 1.0  # percent points: a gain that surely lies within +- this is none; set before any was measured
 # Standard deviation over seeds of a difference of two systems, percent points, where a profile's is known: median over
 # the comparisons of three pairs (`python -m vtlib.launch calibrate`). Three pairs alone say next to nothing of it
-SEED_SD = {"cpu": {"rank1": 1.0, "mAP": 1.0}}
+SEED_SD = {"cpu": {"rank1": 0.66, "mAP": 0.50}}
 VERDICTS = {  # the words of a verdict, and what each says; the same words in every notebook and report
     "holds": "the system is ahead, for other people of this kind and for other seeds too",
     "holds on one seed": "the people say so, or a curve; what another seed would give is not known for this profile",
