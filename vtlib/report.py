@@ -19,7 +19,7 @@ from . import compare, mechanisms, plots, tuning
 from .compare import FAMILY, VERDICTS, Gain, differences, folded, gains, size, verdict, what_decides
 from .config import Experiment
 from .files import lock, results_root
-from .papers import AS_RECIPE, CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, UNTOUCHED, comparison, comparisons
+from .papers import AS_RECIPE, CLAIMS, ITEMS, LADDER, MAIN_PROTOCOL, MEASURED, UNTOUCHED, comparison, comparisons
 from .runs import METRICS, Run, chance, collect, environment, load, other_code
 
 CLAIMED = ("rank1", "mAP")  # a claim is counted by the first, and shown with both
@@ -697,7 +697,8 @@ def by_chance(found: pd.DataFrame) -> str:
 def firm(found: pd.DataFrame, count: int = 5) -> list[str]:
     """The comparisons that are decided by most standard errors, a sentence each: holds, fails, higher, lower."""
     each = once(found)
-    each = each[each.verdict.str.split().str[0].isin(["holds", "fails", "higher", "lower"]) & each.gain.notna()]
+    decided = each.verdict.str.split().str[0].isin(["holds", "fails", "higher", "lower"])
+    each = each[decided & (each.metric == CLAIMED[0]) & each.gain.notna()]
     errors = each.gain.abs() / (each.over_people**2 + each.over_seeds.fillna(0) ** 2) ** 0.5
     chosen = each.loc[errors.sort_values(ascending=False).index[:count]]
     return [stated_claim(row) for row in chosen.rename(columns={"size": "size_"}).itertuples()]
@@ -714,15 +715,28 @@ def stated_claim(row) -> str:
 
 
 def not_carried(found: pd.DataFrame) -> list[str]:
-    """What a paper claims and what is not so here: verdicts fails, equivalent and did not act, and why we think so."""
-    each = once(found).rename(columns={"size": "size_"})
-    each = each[each.verdict.str.split(" on ").str[0].isin(["fails", "equivalent", "did not act"]) & each.gain.notna()]
+    """What a paper claims and what is not so here, and why we think so: fails, equivalent, did not act, or undecided
+    with the whole interval below the printed gain."""
+    each = once(found)
+    word = each.verdict.str.split(" on ").str[0]
+    ruled_out = (word == "undecided") & (each["size"] == "smaller")
+    each = each[(word.isin(["fails", "equivalent", "did not act"]) | ruled_out) & each.gain.notna()]
     lines = []
-    for row in each.itertuples():
-        because = next((c.because for c in CLAIMS[row.item] if row.claim in (c.words, f"{c.better} over {c.over}")), "")
-        why = row.note or because
+    for row in each.rename(columns={"size": "size_"}).itertuples():
+        why = row.note if row.verdict == "did not act" else why_of(row)
         lines.append(f"{stated_claim(row)}{f' Why we think so: {why}.' if why else ''}")
     return lines
+
+
+def why_of(row) -> str:
+    """What may explain a row of claims(): what equal trials gave the other system, or a reason that we foresaw."""
+    said = [c for c in CLAIMS.get(row.item, []) if row.claim in (c.words, f"{c.better} over {c.over}")]
+    made = tuning.shipped(row.profile)
+    for claim in said:
+        of = made[made.method == MEASURED.get(claim.over)]
+        if len(of) and of.recipe.any() and (gain := of.val_mAP.max() - of[of.recipe].val_mAP.iloc[0]) > 1:
+            return f"equal trials gave {claim.over} {gain:.1f} mAP on validation people"
+    return next((c.because for c in said if row.foreseen == "as predicted"), "")
 
 
 def open_questions(found: pd.DataFrame) -> list[str]:
