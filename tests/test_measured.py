@@ -54,7 +54,7 @@ def printed_numbers():
     for name, item in measured.papers.ITEMS.items():
         of = item.printed.set_index(["row", "setting", "metric"]).printed.dropna()
         numbers |= set(of)
-        for better, over, _ in measured.papers.CLAIMS.get(name, ()):
+        for better, over, *_ in measured.papers.CLAIMS.get(name, ()):
             for (row, *where), value in of.items():
                 if row == better and (over, *where) in of.index:
                     numbers.add(round(value - of[(over, *where)], 2))
