@@ -89,3 +89,13 @@ def test_the_bootstraps_agree_with_the_standard_error():
         assert high[0] - low[0] == pytest.approx(2 * 1.96 * seen.people[0], rel=0.1) and low[0] < 0 < high[0]
     low, high = calibrate.hierarchical(seen, rng)
     assert high[0] - low[0] > 2 * 1.96 * seen.people[0]  # seeds make it wider
+
+
+def test_people_who_are_all_equal_break_no_rule():
+    import warnings
+
+    equal = calibrate.Table("equal", np.zeros((40, 2)), PEOPLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = calibrate.measure([equal, *some(2)], 20)
+    assert made.notna().all().all() or made.drop(columns="power_three_seeds_3").notna().all().all()

@@ -134,8 +134,8 @@ def bca(seen: Seen, rng) -> Ends:
     """Bias-corrected and accelerated ends. Source: Efron 1987, JASA 82(397), Eq. 2.3 and 6.6."""
     draws = np.sort(drawn(seen, rng), axis=0)
     bias = norm.ppf(np.clip((draws < 0).mean(0), 1 / DRAWS, 1 - 1 / DRAWS))
-    square = np.maximum((seen.centred**2).sum(0), 1e-300)
-    acceleration = (seen.centred**3).sum(0) / (6 * square**1.5)
+    cube, square = (seen.centred**3).sum(0), (seen.centred**2).sum(0)
+    acceleration = np.divide(cube, 6 * square**1.5, out=np.zeros_like(cube), where=square > 0)  # all equal: none
     ends = []
     for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
         z = bias + norm.ppf(level)
