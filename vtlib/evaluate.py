@@ -623,10 +623,13 @@ def forward_only(call: Callable) -> Callable:
 
 
 @forward_only
-def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> Tensor:
+def extract(
+    net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256, *, bar: bool = True
+) -> Tensor:
     """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
 
-    Args: pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows.
+    Args: pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows;
+        bar: whether to show how far it is.
     Raises: ValueError if there are no rows.
     """
     if not len(rows):
@@ -634,7 +637,7 @@ def extract(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     net.eval()
     device = next(net.parameters()).device
     features = []
-    for start in tqdm(range(0, len(rows), batch), "features", leave=False):
+    for start in tqdm(range(0, len(rows), batch), "features", leave=False, disable=not bar):
         part = slice(start, start + batch)
         x = im.normalise(torch.from_numpy(pixels[rows[part]]).to(device))
         out = net(x, torch.tensor(modality[part]))
@@ -660,7 +663,7 @@ def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     hooks = [layer.register_forward_pre_hook(lambda layer, _: called.setdefault(layer)) for layer in layers]
     first = np.unique(modality, return_index=True)[1]
-    extract(net, pixels, rows[first], modality[first])
+    extract(net, pixels, rows[first], modality[first], bar=False)
     for hook in hooks:
         hook.remove()
 
@@ -669,9 +672,9 @@ def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
         variance, mean = (s.double() for s in torch.var_mean(x, [0, *range(2, x.ndim)], correction=0))
         sums.append(x[:, 0].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean.square()]))
 
-    for layer in called:
+    for layer in tqdm(called, "statistics", leave=False):
         with layer.register_forward_pre_hook(add):
-            extract(net, pixels, rows, modality, batch)
+            extract(net, pixels, rows, modality, batch, bar=False)
         count, total, squares = sum(sums)
         mean = total / count
         layer.running_mean.copy_(mean)
