@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -62,7 +63,7 @@ def test_trials_are_runs_and_their_choice_is_written_whole(home, capsys, monkeyp
     assert "did you mean 'identity'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", sorted(tuning.SHIPPED.glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", sorted(config.TUNED.glob("*.json")), ids=lambda p: p.stem)
 def test_what_ships_is_what_its_trials_choose_and_what_experiments_have(file):
     kept, made = json.loads(file.read_text()), tuning.shipped(file.stem)
     assert kept["profile"] == file.stem and set(kept["chosen"]) == set(tuning.methods_of_tables()) <= set(
@@ -81,6 +82,33 @@ def test_what_ships_is_what_its_trials_choose_and_what_experiments_have(file):
                 plain.losses[loss]["weight"] * best.weight.item(), rel=1e-3
             )
         assert len(of) == len(tuning.RATES) + (len(tuning.WEIGHTS) - 1) * bool(scaled)
+
+
+def test_every_metric_loss_is_tried_in_both_places(home, capsys, monkeypatch):
+    found = tuning.both_places("cmdc", "cpu", (0, 1))
+    assert list(found) == ["pooled", "pooled, length 1", "neck", "neck, length 1"]
+    assert {(e.losses["cmdc"]["on"], e.losses["cmdc"]["normalise"]) for of in found.values() for e in of} == {
+        (place, short) for place in ("pooled", "neck") for short in (False, True)
+    }
+    assert all([e.seed for e in of] == [0, 1] and {e.tested for e in of} == {"val"} for of in found.values())
+    plain, tuned = experiment("cpu", "mc", tuned=False), experiment("cpu", "mc")
+    assert {p: of[0].lr for p, of in tuning.both_places("mc", "cpu").items()} == {"pooled": plain.lr, "neck": tuned.lr}
+    assert plain.lr != tuned.lr and not tuning.both_places("identity", "cpu")
+    monkeypatch.setattr(tuning, "trained", lambda e: None if e.seed == 2 else runs.run(e))
+    assert launch.main(["tune", "awl", "--places", "--profile", "quick"]) == 0
+    made = pd.read_csv(home / "results" / "quick" / "places.csv")
+    assert made.place.tolist() == ["pooled", "neck"] and made.own.tolist() == [False, True]
+    assert set(made.seeds) == {2} and made.val_mAP.between(0, 100).all() and "places.csv" in capsys.readouterr().out
+
+
+def test_a_method_whose_trials_all_break_takes_the_first():
+    found = tuning.tried(
+        ["identity", "mc"],
+        "cpu",
+        lambda wanted: [float("nan") if "multi_constraint" in e.losses else 1.0 for e in wanted],
+    )
+    made = tuning.table(found)
+    assert made.groupby("method").chosen.sum().tolist() == [1, 1] and made[made.chosen].lr.tolist() == [0.005, 0.005]
 
 
 def test_tuned_is_true_or_false():

@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from .compare import FAMILY, LEVEL, differences
 from .papers import CLAIMS, ITEMS, comparison
+from .report import under
 from .runs import Run
 
 PLANTED = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)  # percent points
@@ -43,12 +44,8 @@ def tables(runs_of: Callable[[str], dict[str, list[Run]]], metric: str = "rank1"
         rows = runs_of(item)
         for claim in claims:
             for protocol in ITEMS[item].settings.values():
-                sides = [
-                    [r for r in rows.get(row, []) if protocol in r.metrics["protocols"]]
-                    for row in (claim.better, claim.over)
-                ]
-                if not all(sides):
-                    continue
+                having = under(rows, protocol)
+                sides = [having.get(row, []) for row in (claim.better, claim.over)]
                 each = differences(*sides, protocol)
                 if each.empty:
                     continue
@@ -102,37 +99,42 @@ class Seen(NamedTuple):
     pairs: int
     number: int  # of people
     centred: np.ndarray  # (P, W) people's mean gains less the gain
-    pair_means: np.ndarray  # (W, S) less the gain
     values: np.ndarray  # (W, P, S) less the gain
+    draws: np.ndarray  # (DRAWS, W) means of people drawn with replacement, less the gain
 
 
-def see(world: np.ndarray) -> Seen:
+def see(world: np.ndarray, rng: np.random.Generator | None = None) -> Seen:
+    """What worlds (W, P, S) show. rng: draws the people of the bootstrap, which all rules that need one share."""
     person, pair = world.mean(2), world.mean(1)
     gain, (_, number, pairs) = person.mean(1), world.shape
     sd = pair.std(1, ddof=1) if pairs > 1 else np.full(len(world), np.nan)
     error = person.std(1, ddof=1) / np.sqrt(number)
     centred = (person - gain[:, None]).T
-    return Seen(gain, error, sd, pairs, number, centred, pair - gain[:, None], world - gain[:, None, None])
+    draws = drawn(number, rng or np.random.default_rng(0)) @ centred
+    return Seen(gain, error, sd, pairs, number, centred, world - gain[:, None, None], draws)
+
+
+def drawn(number: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of a number of people, or pairs, is drawn with replacement, (DRAWS, number); rows sum to 1."""
+    return rng.multinomial(number, np.full(number, 1 / number), DRAWS) / number
 
 
 Ends = tuple[np.ndarray, np.ndarray]  # of an interval, of (W,) worlds, as distances from the gain
 
 
-def drawn(seen: Seen, rng) -> np.ndarray:
-    """Bootstrap of people: (DRAWS, W) means of drawn people, less the gain."""
-    weights = rng.multinomial(seen.number, np.full(seen.number, 1 / seen.number), DRAWS) / seen.number
-    return weights @ seen.centred
+def middle(draws: np.ndarray) -> Ends:
+    """The ends that the shares (1 -+ LEVEL) / 2 of the draws lie beyond."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
 
 
 def percentile(seen: Seen, rng) -> Ends:
-    """The ends that the shares (1 -+ LEVEL) / 2 of the draws lie beyond."""
-    low, high = np.quantile(drawn(seen, rng), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low, high
+    return middle(seen.draws)
 
 
 def bca(seen: Seen, rng) -> Ends:
     """Bias-corrected and accelerated ends. Source: Efron 1987, JASA 82(397), Eq. 2.3 and 6.6."""
-    draws = np.sort(drawn(seen, rng), axis=0)
+    draws = np.sort(seen.draws, axis=0)
     bias = norm.ppf(np.clip((draws < 0).mean(0), 1 / DRAWS, 1 - 1 / DRAWS))
     cube, square = (seen.centred**3).sum(0), (seen.centred**2).sum(0)
     acceleration = np.divide(cube, 6 * square**1.5, out=np.zeros_like(cube), where=square > 0)  # all equal: none
@@ -147,12 +149,10 @@ def bca(seen: Seen, rng) -> Ends:
 
 def hierarchical(seen: Seen, rng) -> Ends:
     """Seeds are drawn, then people."""
-    weights = rng.multinomial(seen.number, np.full(seen.number, 1 / seen.number), DRAWS) / seen.number
-    pairs = rng.multinomial(seen.pairs, np.full(seen.pairs, 1 / seen.pairs), DRAWS) / seen.pairs
+    weights, pairs = drawn(seen.number, rng), drawn(seen.pairs, rng)
     flat = seen.values.transpose(1, 2, 0)  # (P, S, W)
     means = sum(pairs[:, s, None] * (weights @ flat[:, s]) for s in range(seen.pairs))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low, high
+    return middle(means)
 
 
 def by_interval(ends: Callable[[Seen, object], Ends], seeds: bool = False):
@@ -247,7 +247,8 @@ def measure(found: list[Table], count: int = 1000, kinds=("people", "people and 
         made = worlds(found, count, deviation, kind)
         counts: dict[str, list] = {name: [] for name in RULES}
         for start in range(0, count, CHUNK):
-            seen = [see(world[start : start + CHUNK]) for world in made]
+            people = np.random.default_rng(start)
+            seen = [see(world[start : start + CHUNK], people) for world in made]
             for name, (rule, decide) in RULES.items():
                 rng = np.random.default_rng(start)
                 tests = [rule(s, deviation, rng) for s in seen]

@@ -224,11 +224,19 @@ PROFILES = {
 VALIDATION = {"quick": 4, "cpu": 15, "gpu": 30, "paper": 0}  # identities held out where the layout gives none
 
 
+TUNED = Path(__file__).parent / "tuned"  # what tuning.py chose, a file a profile
+
+
 @cache
+def tuned_file(profile: str) -> dict[str, Any]:
+    """The trials of a profile and what they chose, as tuning.write() has them; none of a profile that ships none."""
+    file = TUNED / f"{profile}.json"
+    return json.loads(file.read_text()) if file.is_file() else {"chosen": {}, "trials": []}
+
+
 def chosen(profile: str) -> dict[str, dict[str, Any]]:
-    """What tuning.py chose for each method of a profile, as overrides; {} of a profile whose choice does not ship."""
-    file = Path(__file__).parent / "tuned" / f"{profile}.json"
-    return json.loads(file.read_text())["chosen"] if file.is_file() else {}
+    """What trials chose for each method of a profile, as overrides."""
+    return tuned_file(profile)["chosen"]
 
 
 def experiment(profile: str = "cpu", method: str = "dpan_cmdc", *, tuned: bool = True, **overrides: Any) -> Experiment:

@@ -153,7 +153,7 @@ def identities(labels, name: str = "pids") -> np.ndarray:
             raise ValueError(f"{name} must be whole numbers or texts, of one kind, not {odd!r} among others")
         array = np.array(plain, dtype=float)
     if array.dtype.kind == "f":
-        exact = (array == np.round(array)) & (np.abs(array) < min(2 / np.finfo(array.dtype).eps, 2.0**63))
+        exact = (array == np.round(array)) & (np.abs(array) < min(2 / float(np.finfo(array.dtype).eps), 2.0**63))
         if not exact.all():
             raise ValueError(f"{name} has the label {array[~exact][0]}: give whole numbers, as integers, or texts")
     elif array.dtype.kind == "u" and array.size and array.max() >= 2**63:

@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     sub = command(commands, "tune", tune, "equal trials of methods on validation people, and what they choose")
     sub.add_argument("methods", nargs="*", metavar="METHOD", help="names of methods.py; default: those of all tables")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
-    sub.add_argument("--out", type=file_path, metavar="JSON", help="default: results/PROFILE/tuned.json")
+    sub.add_argument("--out", type=file_path, metavar="FILE", help="default: results/PROFILE/tuned.json or places.csv")
+    places = "measure each metric loss in each place instead, over three seeds, on validation people"
+    sub.add_argument("--places", action="store_true", help=places)
     sub = command(commands, "calibrate", calibrate, "how often a verdict is wrong, and what gain it sees, on your runs")
     sub.add_argument("--profile", default="auto", help="quick, cpu, gpu or paper")
     sub.add_argument("--worlds", type=count, default=1000, help="of each kind; more are more exact")
@@ -365,19 +367,21 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
 
 def tune(arguments: argparse.Namespace) -> None:
     from . import tuning
-    from .config import resolve_profile
-    from .methods import METHODS
+    from .config import TUNED, resolve_profile
 
-    profile = resolve_profile(arguments.profile)
-    methods = arguments.methods or tuning.methods_of_tables()
-    if wrong := [m for m in methods if m not in METHODS]:
-        raise ValueError(unknown("method", wrong[0], METHODS))
+    profile, methods = resolve_profile(arguments.profile), arguments.methods or tuning.methods_of_tables()
+    path = arguments.out or results_root() / profile / ("places.csv" if arguments.places else "tuned.json")
+    if arguments.places:
+        made = tuning.place_table(methods, profile)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.to_csv(path, index=False, float_format="%.4g")
+        print(made.round(1).to_string(index=False), shown(path), sep="\n")
+        return
     found = tuning.tried(methods, profile, tuning.measured)
-    path = arguments.out or results_root() / profile / "tuned.json"
     tuning.write(profile, found, path)
     made = tuning.table(found)
     print(made[made.chosen].drop(columns=["chosen", "run_id"]).to_string(index=False))
-    print(f"{shown(path)}: what ships is {shown(tuning.SHIPPED / f'{profile}.json')}")
+    print(f"{shown(path)}: what ships is {shown(TUNED / f'{profile}.json')}")
 
 
 def calibrate(arguments: argparse.Namespace) -> None:

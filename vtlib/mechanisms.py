@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from . import losses
 from .config import Experiment, arguments
 from .losses import LOSSES
+from .model import PositionAttention
 
 LEAST = 0.01  # of a total: what stays below in every epoch did not act
 
@@ -102,8 +103,6 @@ def shares_of_gradient(terms: Tensor, weights: Tensor, net: nn.Module) -> Tensor
 @contextmanager
 def attention_seen(net: nn.Module) -> Iterator[list[Tensor]]:
     """Within it every attention module of `net` that runs adds (alpha, share, entropy) to the list."""
-    from .model import PositionAttention
-
     found: list[Tensor] = []
 
     def see(module: PositionAttention, given: tuple[Tensor], out: Tensor) -> None:
@@ -203,6 +202,7 @@ def alpha_of(runs: list) -> str:
 
 
 COLUMNS = ("active", "near", "far", "kept_positive", "kept_negative", "positive", "negative", "spread", "weights")
+ATTENTION = ("alpha", "share", "entropy")
 MARGINS = ("margin", "mining_margin")
 
 
@@ -224,6 +224,3 @@ def summary(rows: dict[str, list]) -> pd.DataFrame:
             found.append({"row": row, "loss": name, "margin": margin} | of)
     order = ["row", "loss", "margin", "gradient", *COLUMNS, *ATTENTION]
     return pd.DataFrame(found).reindex(columns=order)
-
-
-ATTENTION = ("alpha", "share", "entropy")

@@ -102,12 +102,12 @@ _S2 = {"lr": 0.01, "epochs": 80, "schedule": "s2", "backbone_lr_factor": 1.0, "l
 _PLAIN = {"nesterov": True, "losses.id.smoothing": 0.0}  # as public code of the field has it
 
 
-def _as_pooled(*losses: str) -> dict:
+def as_pooled(*losses: str) -> dict:
     """Some losses on the pooled feature as it is, where public code of a whole system has them."""
     return {f"losses.{name}.{key}": value for name in losses for key, value in (("on", "pooled"), ("normalise", False))}
 
 
-_POOLED, _POOLED_MMD = _as_pooled("batch_hard_triplet"), _as_pooled("hetero_center_triplet", "margin_mmd")
+_POOLED, _POOLED_MMD = as_pooled("batch_hard_triplet"), as_pooled("hetero_center_triplet", "margin_mmd")
 _RAW = {"losses.hetero_center_triplet.normalise": False}
 RECIPES = {
     "s1": {"sysu": {}, "regdb": {}},

@@ -9,6 +9,7 @@ import pandas as pd
 
 from . import datasets, printed, synthetic
 from .config import DATA, VALIDATION, Experiment, experiment
+from .methods import as_pooled
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # Figure 4's axis; the paper's choice is 3
 THREE = (0, 1, 2)
@@ -153,12 +154,7 @@ def places(profile: str) -> dict[str, list[Experiment]]:
     rows = {}
     for name, method in PLACED.items():
         there = experiment(profile, method)
-        moved = {
-            f"losses.{loss}.{key}": value
-            for loss in there.losses
-            if loss != "id"
-            for key, value in (("on", "pooled"), ("normalise", False))
-        }
+        moved = as_pooled(*(loss for loss in there.losses if loss != "id"))
         rows |= {f"{name}, neck": seeds(profile, method), f"{name}, pooled": seeds(profile, method, **moved)}
     return rows
 

@@ -225,14 +225,14 @@ def claims(item: str, runs: Rows) -> pd.DataFrame:
                 if found or not math.isnan(printed_gain):
                     given = words or f"{better} over {over}", setting, metric, printed_gain
                     seen = claim.foreseen(found.get(metric), protocol) if metric == CLAIMED[0] else ""
-                    rows.append([*claim_row(item, *given, found.get(metric), pair, protocol), seen])
+                    rows.append(claim_row(item, *given, found.get(metric), pair, protocol, seen))
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
 def claim_row(
-    item, words, setting, metric, printed_gain, found: Gain | None, groups: list[list[Run]], protocol
+    item, words, setting, metric, printed_gain, found: Gain | None, groups: list[list[Run]], protocol, foreseen=""
 ) -> list:
-    """One row of claims(), but for its last column."""
+    """One row of claims()."""
     every = list({r.experiment.run_id: r.experiment for group in groups for r in group}.values()) if found else []
     among = len(comparisons(every[0].profile)) if every else 1
     word, note = verdict(found, among), ""
@@ -249,13 +249,13 @@ def claim_row(
     word = [word, size(found, printed_gain)]
     older = " ".join(dict.fromkeys(r.experiment.run_id for group in groups for r in group if found and other_code(r)))
     where = [data, profile, protocol, ids, key, older]
-    return [item, words, setting, metric, printed_gain, *numbers, *word, *where, note]
+    return [item, words, setting, metric, printed_gain, *numbers, *word, *where, note, foreseen]
 
 
 def observed(item: str, words: str, metric: str, each: pd.DataFrame, groups: list[list[Run]]) -> pd.DataFrame:
     """A claim on what a figure draws, as a row of claims(). each: as compare.differences() has it, column `metric`."""
     found = gains(each, [metric]).get(metric)
-    row = [*claim_row(item, words, "", metric, math.nan, found, groups, ""), ""]
+    row = claim_row(item, words, "", metric, math.nan, found, groups, "")
     return pd.DataFrame([row], columns=CLAIM_COLUMNS)
 
 
@@ -286,7 +286,7 @@ def convergence_claims(curves: pd.DataFrame, runs: Rows) -> pd.DataFrame:
             elif drop < DROP * value[0]:
                 metric, word = f"no drop to judge: {metric}", "undecided"
             found = Gain(math.nan, math.nan, math.nan, math.nan, 1)
-            row = [*claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [runs[layout]], ""), ""]
+            row = claim_row("S1.F5", f"{part}: CMDC {what}", layout, metric, math.nan, found, [runs[layout]], "")
             row[CLAIM_COLUMNS.index("verdict")] = word
             rows.append(row)
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
@@ -349,8 +349,7 @@ def verdict_text(item: str, found: pd.DataFrame, *more: str) -> str:
         if first.verdict != "not measured":
             parts = [spoken(first), *(spoken(row, first.verdict) for row in others)]
             name = f"{words}{f' ({setting})' if several else ''}"
-            why = f" {first.note[0].upper()}{first.note[1:]}." if first.note else ""
-            lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{why}{elsewhere(first)}")
+            lines.append(f"- [{in_full(first)}] {name}. {'; '.join(parts)}.{sentence(first.note)}{elsewhere(first)}")
     if missing := not_measured(found):
         lines.append(f"- [not measured] {'; '.join(missing)}.")
     if older := list(dict.fromkeys(" ".join(found.other_code).split())):
@@ -699,9 +698,13 @@ def firm(found: pd.DataFrame, count: int = 5) -> list[str]:
     each = once(found)
     decided = each.verdict.str.split().str[0].isin(["holds", "fails", "higher", "lower"])
     each = each[decided & (each.metric == CLAIMED[0]) & each.gain.notna()]
+    return [stated_claim(row) for row in surest_first(each)[:count].itertuples()]
+
+
+def surest_first(each: pd.DataFrame) -> pd.DataFrame:
+    """Rows of claims() by how many standard errors their gain is from 0; a column `size_`, as pandas has a size."""
     errors = each.gain.abs() / (each.over_people**2 + each.over_seeds.fillna(0) ** 2) ** 0.5
-    chosen = each.loc[errors.sort_values(ascending=False).index[:count]]
-    return [stated_claim(row) for row in chosen.rename(columns={"size": "size_"}).itertuples()]
+    return each.loc[errors.sort_values(ascending=False).index].rename(columns={"size": "size_"})
 
 
 def stated_claim(row) -> str:
@@ -742,13 +745,13 @@ def why_of(row) -> str:
 def open_questions(found: pd.DataFrame) -> list[str]:
     """What is undecided, and what would decide it, a sentence each, the nearest to a decision first."""
     each = once(found)
-    each = each[(each.verdict == "undecided") & each.gain.notna()]
-    errors = each.gain.abs() / (each.over_people**2 + each.over_seeds.fillna(0) ** 2) ** 0.5
-    each = each.loc[errors.sort_values(ascending=False).index].rename(columns={"size": "size_"})
-    return [
-        f"{stated_claim(row)}{f' {row.note[0].upper()}{row.note[1:]}.' if row.note else ''}"
-        for row in each.itertuples()
-    ]
+    each = surest_first(each[(each.verdict == "undecided") & each.gain.notna()])
+    return [f"{stated_claim(row)}{sentence(row.note)}" for row in each.itertuples()]
+
+
+def sentence(note: str) -> str:
+    """A note as a sentence behind another; "" of none."""
+    return f" {note[0].upper()}{note[1:]}." if note else ""
 
 
 def predictions(found: pd.DataFrame) -> str:

@@ -5,14 +5,13 @@ person is read. First six pairs of rates, then, for a loss whose size depends on
 the best of them. mAP on the validation people chooses. `python -m vtlib.launch tune --profile cpu` makes all of it.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from . import runs
-from .config import Experiment, experiment
+from .config import Experiment, experiment, tuned_file
 from .files import write_json
 from .methods import METHODS
 
@@ -21,18 +20,22 @@ RATES = ((0.005, 1.0), (0.01, 1.0), (0.02, 1.0), (0.05, 1.0), (0.02, 0.1), (0.1,
 WEIGHTS = (0.3, 1.0, 3.0)  # times the method's own weight
 # losses that are distances of features; the others have no scale: cosines, and logits
 SCALED = ("batch_hard_triplet", "cmdc", "hetero_center_triplet", "hetero_center", "center_metric", "center_constraint")
-SHIPPED = Path(__file__).parent / "tuned"
+LENGTHS = (*SCALED, "margin_mmd")  # these change with the length of the feature: its length 1 is another reading
 
 
 def trial(profile: str, method: str, rate: tuple[float, float], factor: float = 1.0) -> Experiment:
     """One trial. factor: of the weights of the method's SCALED losses."""
     plain = experiment(profile, method, tuned=False)
-    fields = {"lr": rate[0], "backbone_lr_factor": rate[1], "tested": "val", "train_on": "train"}
+    return as_trial(plain, lr=rate[0], backbone_lr_factor=rate[1], **weights(plain, factor))
+
+
+def as_trial(plain: Experiment, **fields) -> Experiment:
+    """An experiment with other fields, of half its steps, tested on the validation people."""
     if plain.steps_per_epoch:
-        fields["steps_per_epoch"] = max(1, plain.steps_per_epoch // 2)
+        half = {"steps_per_epoch": max(1, plain.steps_per_epoch // 2)}
     else:  # an epoch passes over the set: half the epochs
-        fields["epochs"] = max(1, plain.epochs // 2)
-    return plain.but(**fields | weights(plain, factor))
+        half = {"epochs": max(1, plain.epochs // 2)}
+    return plain.but(**half | fields | {"tested": "val", "train_on": "train"})
 
 
 def weights(plain: Experiment, factor: float) -> dict[str, float]:
@@ -72,11 +75,8 @@ def measured(wanted: list[Experiment], say=print) -> list[float]:
     """mAP on validation people of some trials, percent; runs that are there are loaded. A training that breaks: NaN."""
     found = []
     for n, e in enumerate(wanted, 1):
-        try:
-            value = 100 * runs.collect([runs.run(e)], "val t2v").mAP.item()
-        except FloatingPointError as error:
-            say(f"{e.method}: {error}")
-            value = float("nan")
+        run = trained(e, say)
+        value = 100 * runs.collect([run], "val t2v").mAP.item() if run else float("nan")
         found.append(value)
         say(f"{n} of {len(wanted)}: {e.method} {values(e) or 'as the recipe says'}: mAP {value:.1f} (run {e.run_id})")
     return found
@@ -90,7 +90,7 @@ def table(found: list[tuple[str, Experiment, float]]) -> pd.DataFrame:
         for m, e, value in found
     ]
     frame = pd.DataFrame(rows)
-    best = frame.groupby("method").val_mAP.idxmax()
+    best = frame.val_mAP.fillna(-1).groupby(frame.method).idxmax()  # all trials of a method may have failed
     return frame.assign(chosen=frame.index.isin(best))
 
 
@@ -101,10 +101,56 @@ def factor_of(e: Experiment) -> float:
     return round(factors[0], 3) if factors else float("nan")
 
 
+def both_places(method: str, profile: str, seeds: Iterable[int] = (0, 1, 2)) -> dict[str, list[Experiment]]:
+    """Trials of a method, a seed each, with its metric losses in each place and, of distances, at each length.
+
+    Its own place has the rate and the weights that were chosen for it, any other those of the recipe. {} of a method
+    that has the identity loss alone.
+    """
+    own, plain = (experiment(profile, method, tuned=tuned) for tuned in (True, False))
+    metric = [name for name in own.losses if name != "id"]
+    found = {}
+    for place in ("pooled", "neck") if metric else ():
+        for short in (False, True) if set(metric) & set(LENGTHS) else (False,):
+            put = {f"losses.{n}.{key}": value for n in metric for key, value in (("on", place), ("normalise", short))}
+            has = {(own.losses[n].get("on", "pooled"), own.losses[n].get("normalise", False)) for n in metric}
+            made = own if has == {(place, short)} else plain.but(**put)
+            found[f"{place}, length 1" if short else place] = [as_trial(made, seed=seed) for seed in seeds]
+    return found
+
+
+def place_table(methods: Iterable[str], profile: str, say=print) -> pd.DataFrame:
+    """both_places() of some methods, a row a place: mean and sd over seeds on the validation people, percent."""
+    rows = []
+    for method in methods:
+        own = as_trial(experiment(profile, method))
+        for place, trials in both_places(method, profile).items():
+            done = [run for run in map(trained, trials) if run]
+            each = 100 * runs.collect(done, "val t2v").reindex(columns=["rank1", "mAP"])
+            one = trials[0]
+            rows.append(
+                {"method": method, "place": place, "own": one == own, "lr": one.lr}
+                | {"backbone_lr_factor": one.backbone_lr_factor, "weight_factor": factor_of(one), "seeds": len(done)}
+                | {f"val_{metric}": each[metric].mean() for metric in each}
+                | {f"{metric}_sd": each[metric].std(ddof=1) for metric in each}
+            )
+            say(f"{method}, {place}: mAP {each.mAP.mean():.1f} +- {each.mAP.std(ddof=1):.1f}")
+    return pd.DataFrame(rows)
+
+
+def trained(e: Experiment, say=print) -> runs.Run | None:
+    """runs.run() of a trial; None, and a sentence, of a training that breaks."""
+    try:
+        return runs.run(e)
+    except FloatingPointError as error:
+        say(f"{e.method}: {error}")
+        return None
+
+
 def write(profile: str, found: list[tuple[str, Experiment, float]], path: Path) -> None:
     """The choices and all trials as one JSON file: {profile, facts, chosen: {method: overrides}, trials: rows}."""
     made = table(found)
-    choice = {m: values(next(e for n, e, _ in found if e.run_id == r and n == m)) for m, r in best(made).items()}
+    choice = {m: values(e) for (m, e, _), best in zip(found, made.chosen, strict=True) if best}
     rows = made.round({"val_mAP": 2}).astype(object).where(made.notna(), None).to_dict("records")
     facts = runs.environment(found[0][1])
     kept = {name: facts[name] for name in ("device", "precision", "commit", "finished")}
@@ -112,17 +158,10 @@ def write(profile: str, found: list[tuple[str, Experiment, float]], path: Path) 
     write_json(path, {"profile": profile, "facts": kept, "chosen": choice, "trials": rows})
 
 
-def best(made: pd.DataFrame) -> dict[str, str]:
-    """The run of each method's best trial."""
-    return made[made.chosen].set_index("method").run_id.to_dict()
-
-
 def shipped(profile: str) -> pd.DataFrame:
     """table() of the choice that ships for a profile; empty where none does."""
-    file = SHIPPED / f"{profile}.json"
-    rows = json.loads(file.read_text())["trials"] if file.is_file() else []
     columns = ["method", "lr", "backbone_lr_factor", "weight", "val_mAP", "run_id", "recipe", "chosen"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(tuned_file(profile)["trials"], columns=columns)
 
 
 def methods_of_tables() -> list[str]:
