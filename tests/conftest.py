@@ -13,13 +13,13 @@ SHARED = ROOT.parent / "shared"
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """A folder with data/ and results/ that VTLIB_DATA and VTLIB_RESULTS point to, the quick SynVT sets inside."""
-    from vtlib import synthetic
+    from vtlib import synvt
 
     folder = tmp_path_factory.mktemp("home")
     old = {k: os.environ.get(k) for k in ("VTLIB_DATA", "VTLIB_RESULTS")}
     os.environ |= {"VTLIB_DATA": str(folder / "data"), "VTLIB_RESULTS": str(folder / "results")}
     for name in ("synvt_sysu_quick", "synvt_regdb_quick"):
-        synthetic.make(synthetic.PRESETS[name], folder / "data" / name, workers=1, progress=False)
+        synvt.make(synvt.PRESETS[name], folder / "data" / name, workers=1, progress=False)
     yield folder
     for key, value in old.items():
         os.environ.pop(key, None) if value is None else os.environ.update({key: value})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtlib import papers, report
+from vtlib.suite import items, tables, verdicts
 
 HERE, README = Path(__file__).parent / "measured", Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured by the suite: tests/measured/readme.md -->\n", "<!-- end of what is measured -->"
@@ -25,10 +25,10 @@ CLAIMS += ["comparison"]
 def keep(results: Path) -> None:
     """Put the numbers of a finished suite into measured/."""
     levels = []
-    for item in papers.ITEMS:
+    for item in items.ITEMS:
         made = pd.read_csv(results / "report" / f"{item}.csv")
         if "setting" in made:
-            levels.append(made[made.measured.notna() & made.metric.isin(report.CLAIMED)].assign(item=item)[LEVELS])
+            levels.append(made[made.measured.notna() & made.metric.isin(tables.CLAIMED)].assign(item=item)[LEVELS])
     pd.concat(levels).to_csv(HERE / "levels.csv", index=False, float_format="%.2f")
     pd.read_csv(results / "report" / "claims.csv")[CLAIMS].to_csv(HERE / "claims.csv", index=False, float_format="%.3f")
     cues = pd.read_csv(results / "report" / "cues.csv")
@@ -58,11 +58,11 @@ def quoted(place: str) -> str:
     """
     kind, *parts = [part.strip() for part in place.split("|")]
     if kind == "level":
-        rows = [levels().loc[(*parts, metric)] for metric in report.CLAIMED]
-        return " / ".join(report.spread(row.measured, row.sd) for row in rows)
+        rows = [levels().loc[(*parts, metric)] for metric in tables.CLAIMED]
+        return " / ".join(tables.spread(row.measured, row.sd) for row in rows)
     if kind == "recipe":
         item, row, setting = parts
-        rows = [levels().measured.get((item, f"{row}{papers.AS_RECIPE}", setting, metric)) for metric in report.CLAIMED]
+        rows = [levels().measured.get((item, f"{row}{items.AS_RECIPE}", setting, metric)) for metric in tables.CLAIMED]
         return "the same" if rows[0] is None else " / ".join(f"{value:.1f}" for value in rows)
     if kind == "mean":
         return f"{levels().loc[tuple(parts)].measured:.1f}"
@@ -72,13 +72,13 @@ def quoted(place: str) -> str:
         of = found[(found.item == item) & (found.claim == claim) & (found.setting == setting)]
         row = of[of.metric == "rank1"].rename(columns={"size": "size_"}).iloc[0]
         if kind == "word":
-            return report.in_full(row)
-        return f"{report.spread(row.gain, float('nan'), 1, '+')}{report.between(row.low, row.high)}"
+            return verdicts.in_full(row)
+        return f"{tables.spread(row.gain, float('nan'), 1, '+')}{tables.between(row.low, row.high)}"
     papers_alone = found[~found.item.str.startswith("X")]
     if kind == "counted":
-        return report.counted(papers_alone)
+        return verdicts.counted(papers_alone)
     if kind == "count":
-        return str((report.once(papers_alone).verdict == parts[0]).sum())
+        return str((verdicts.once(papers_alone).verdict == parts[0]).sum())
     raise ValueError(f"readme.md has a place of unknown kind {place!r}")
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vtlib import evaluate
+from vtlib import bootstrap, evaluate, inference, ranking
+from vtlib.suite import embeddings
 
 OFFICIAL = Path(__file__).parent / "official"
 COLUMNS = ["trial", "rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "queries", "gallery"]
@@ -47,7 +48,7 @@ def problem(seed, ties=False, masked=True):
 def test_rank_metrics_equals_oracle(ties, masked, first):
     for seed in range(12):
         *drawn, exclude = problem(seed, ties, masked)
-        found = evaluate.rank_metrics(*drawn, exclude=exclude, first_match_per_identity=first)
+        found = ranking.rank_metrics(*drawn, exclude=exclude, first_match_per_identity=first)
         same(found, oracles.rank_metrics(*drawn, exclude, first))
 
 
@@ -85,8 +86,8 @@ def test_hand_made_case_with_a_mask(module):
 
 def test_perfect_and_worst_ranking():
     pids = np.arange(6)
-    same(evaluate.rank_metrics(np.eye(6), pids, pids), oracles.Ranks([1] * 6, 1, 1, 6))
-    worst = evaluate.rank_metrics(-np.eye(6), pids, pids)
+    same(ranking.rank_metrics(np.eye(6), pids, pids), oracles.Ranks([1] * 6, 1, 1, 6))
+    worst = ranking.rank_metrics(-np.eye(6), pids, pids)
     same(worst, oracles.Ranks([0] * 5 + [1], 1 / 6, 1 / 6, 6))
 
 
@@ -98,15 +99,15 @@ def test_average_precision_equals_sklearn():
             relevant = (gallery_pids == pid)[~dropped]
             if relevant.any():
                 expected = metrics.average_precision_score(relevant, row[~dropped])
-                found = evaluate.rank_metrics(row[None], [pid], gallery_pids, exclude=dropped[None])
+                found = ranking.rank_metrics(row[None], [pid], gallery_pids, exclude=dropped[None])
                 assert found.mAP == pytest.approx(expected, abs=1e-12)
 
 
 def test_queries_without_a_match_are_left_out():
     similarity, query_pids, gallery_pids = hand_made()
-    expected = evaluate.rank_metrics(similarity, query_pids, gallery_pids)
+    expected = ranking.rank_metrics(similarity, query_pids, gallery_pids)
     strangers = np.vstack([similarity[:1], similarity, similarity[:2]]), np.array([8, 1, 2, 3, 9, 9])
-    found = evaluate.rank_metrics(*strangers, gallery_pids)
+    found = ranking.rank_metrics(*strangers, gallery_pids)
     same(found, oracles.Ranks(expected.cmc, expected.mAP, expected.mINP, 3))
 
 
@@ -114,10 +115,10 @@ def test_queries_without_a_match_are_left_out():
 def test_no_query_with_a_match_is_an_error(first):
     similarity, query_pids, gallery_pids = hand_made()
     with pytest.raises(ValueError):
-        evaluate.rank_metrics(similarity, query_pids + 10, gallery_pids, first_match_per_identity=first)
+        ranking.rank_metrics(similarity, query_pids + 10, gallery_pids, first_match_per_identity=first)
     with pytest.raises(ValueError):
         excluded = gallery_pids == query_pids[:, None]
-        evaluate.rank_metrics(similarity, query_pids, gallery_pids, exclude=excluded, first_match_per_identity=first)
+        ranking.rank_metrics(similarity, query_pids, gallery_pids, exclude=excluded, first_match_per_identity=first)
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -127,10 +128,10 @@ def test_all_queries_at_once_equals_pieces(first):
     similarity, exclude = np.round(rng.normal(size=(3000, 37)), 1), rng.random((3000, 37)) < 0.5
     query_pids, gallery_pids = rng.integers(0, 14, 3000), rng.integers(0, 12, 37)
     gallery_pids[:12] = np.arange(12)
-    whole = evaluate.rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first)
+    whole = ranking.rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first)
     bounds = [0, 7, 100, 1500, 3000]
     parts = [
-        evaluate.rank_metrics(
+        ranking.rank_metrics(
             similarity[a:b], query_pids[a:b], gallery_pids, exclude=exclude[a:b], first_match_per_identity=first
         )
         for a, b in pairwise(bounds)
@@ -146,26 +147,15 @@ def test_all_queries_at_once_equals_pieces(first):
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("few", [False, True])
-def test_every_query_equals_the_oracle_alone_with_few_and_with_many_matches(monkeypatch, few, first):
-    """Few matches are counted, many are found in sorted scores; float32 with ties, as features have them."""
-    used = {"rank_by_counting": 0, "rank_by_sorting": 0}
-
-    def counted(name, real):
-        def call(*given):
-            used[name] += 1
-            return real(*given)
-
-        return call
-
-    for name in used:
-        monkeypatch.setattr(evaluate, name, counted(name, getattr(evaluate, name)))
+def test_every_query_equals_the_oracle_alone_with_few_and_with_many_matches(few, first):
+    """float32 with ties, as features have them."""
     rng = np.random.default_rng(0)
     gallery_pids = rng.permutation(np.repeat(np.arange(20 if few else 4), 3 if few else 15))
     query_pids = rng.permutation(np.repeat(np.arange(-1, 4), 6))
     for digits in (7, 1):
         similarity = np.round(rng.normal(size=(30, 60)), digits).astype(np.float32)
         exclude = rng.random((30, 60)) < 0.5
-        found = evaluate.rank_queries(
+        found = ranking.rank_queries(
             similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first
         )
         for q in range(30):
@@ -177,7 +167,6 @@ def test_every_query_equals_the_oracle_alone_with_few_and_with_many_matches(monk
             assert found.ap[q] == pytest.approx(expected.mAP, abs=1e-12)
             assert found.inp[q] == pytest.approx(expected.mINP, abs=1e-12)
             assert found.first[q] == 1 + np.flatnonzero(expected.cmc)[0]
-    assert bool(used["rank_by_sorting"]) != few and used["rank_by_counting"]  # many: where scores are equal
 
 
 def test_rows_from_a_function_are_those_of_the_matrix_and_few_at_once(monkeypatch):
@@ -188,19 +177,19 @@ def test_rows_from_a_function_are_those_of_the_matrix_and_few_at_once(monkeypatc
 
     def rows(index):
         asked.append(len(index))
-        return evaluate.similarity_matrix(features[index], gallery)
+        return ranking.similarity_matrix(features[index], gallery)
 
-    whole = evaluate.similarity_matrix(features, gallery)
-    wanted = evaluate.rank_metrics(whole, query_pids, gallery_pids, exclude=exclude)
-    monkeypatch.setattr(evaluate, "CHUNK", 7 * 70 + 5)
-    found = evaluate.rank_metrics(rows, query_pids, gallery_pids, exclude=lambda index: exclude[index])
+    whole = ranking.similarity_matrix(features, gallery)
+    wanted = ranking.rank_metrics(whole, query_pids, gallery_pids, exclude=exclude)
+    monkeypatch.setattr(ranking, "CHUNK", 7 * 70 + 5)
+    found = ranking.rank_metrics(rows, query_pids, gallery_pids, exclude=lambda index: exclude[index])
     same(found, wanted)
     assert max(asked) == 7 and sum(asked) == 50
 
 
 def test_metrics_are_fractions_and_the_curve_rises():
     *drawn, exclude = problem(3)
-    found = evaluate.rank_metrics(*drawn, exclude=exclude)
+    found = ranking.rank_metrics(*drawn, exclude=exclude)
     curve = np.asarray(found.cmc)
     assert ((curve >= 0) & (curve <= 1)).all() and (np.diff(curve) >= 0).all() and curve[-1] == 1
     assert 0 < found.mINP <= 1 and 0 < found.mAP <= 1
@@ -209,7 +198,7 @@ def test_metrics_are_fractions_and_the_curve_rises():
 def test_rank_metrics_leaves_its_arguments_alone():
     drawn = problem(4, ties=True)
     before = [array.copy() for array in drawn]
-    evaluate.rank_metrics(*drawn[:3], exclude=drawn[3], first_match_per_identity=True)
+    ranking.rank_metrics(*drawn[:3], exclude=drawn[3], first_match_per_identity=True)
     assert all(np.array_equal(a, b) for a, b in zip(before, drawn, strict=True))
 
 
@@ -245,10 +234,10 @@ WRITTEN = {
 def test_labels_are_compared_for_equality_alone(write):
     for first in (False, True):
         similarity, query_pids, gallery_pids, exclude = problem(8)
-        expected = evaluate.rank_metrics(
+        expected = ranking.rank_metrics(
             similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first
         )
-        found = evaluate.rank_metrics(
+        found = ranking.rank_metrics(
             similarity, write(query_pids), write(gallery_pids), exclude=exclude, first_match_per_identity=first
         )
         same(found, expected, 0)
@@ -262,7 +251,7 @@ def test_protocols_take_any_labels(write):
     table, permutations = small(seed=9)
     community = evaluate.sysu(**table, gallery="community", trials=3)
     assert evaluate.sysu(**table | {"pids": write(table["pids"])}, gallery="community", trials=3).equals(community)
-    names = dict(zip(table["pids"].tolist(), evaluate.identities(write(table["pids"])).tolist(), strict=True))
+    names = dict(zip(table["pids"].tolist(), ranking.identities(write(table["pids"])).tolist(), strict=True))
     renamed = {(cam, names[pid]): runs for (cam, pid), runs in permutations.items()}
     official = evaluate.sysu(**table, permutations=permutations, trials=3)
     found = evaluate.sysu(**table | {"pids": write(table["pids"])}, permutations=renamed, trials=3)
@@ -270,10 +259,11 @@ def test_protocols_take_any_labels(write):
     labelled = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), np.arange(12) // 4, np.arange(12) % 2
     features, pids, modality = labelled
     for of_centres in (False, True):
-        plain = evaluate.separation(*labelled, of_centres=of_centres)
-        assert evaluate.separation(features, write(pids), modality, of_centres=of_centres) == plain
+        plain = embeddings.separation(*labelled, of_centres=of_centres)
+        assert embeddings.separation(features, write(pids), modality, of_centres=of_centres) == plain
     assert (
-        evaluate.margins(features, write(pids), modality).margin.tolist() == evaluate.margins(*labelled).margin.tolist()
+        embeddings.margins(features, write(pids), modality).margin.tolist()
+        == embeddings.margins(*labelled).margin.tolist()
     )
 
 
@@ -281,7 +271,7 @@ def test_stamps_that_float64_merges_are_two_people():
     wrong = np.array([[0.1, 0.9], [0.9, 0.1]])  # each query finds the other person first
     pids = [20230405123456788, 20230405123456789]
     assert float(pids[0]) == float(pids[1])
-    found = evaluate.rank_metrics(wrong, pids, pids)
+    found = ranking.rank_metrics(wrong, pids, pids)
     assert (found.cmc[0], found.mAP) == (0, 0.5)
 
 
@@ -309,7 +299,7 @@ def test_stamps_that_float64_merges_are_two_people():
 )
 def test_a_wrong_label_is_one_sentence(labels, text):
     with pytest.raises(ValueError) as error:
-        evaluate.rank_metrics(np.eye(2), labels, [1, 2])
+        ranking.rank_metrics(np.eye(2), labels, [1, 2])
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
 
 
@@ -375,9 +365,9 @@ def test_features_of_any_size_rank_alike(metric, power):
 def test_autocast_does_not_reach_into_similarities():
     visible, _, thermal, _ = (torch.from_numpy(x).float() if x.ndim == 2 else x for x in regdb_case(5))
     for metric in ("cosine", "euclidean"):
-        expected = evaluate.similarity_matrix(visible, thermal, metric)
+        expected = ranking.similarity_matrix(visible, thermal, metric)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(evaluate.similarity_matrix(visible, thermal, metric), expected)
+            assert torch.equal(ranking.similarity_matrix(visible, thermal, metric), expected)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -391,7 +381,7 @@ def test_broken_features_are_refused_everywhere(metric, bad):
     table["features"][5] = bad
     with pytest.raises(ValueError, match=r"^features of 1 of .* images are NaN or infinite"):
         evaluate.sysu(**table, permutations=permutations, metric=metric)
-    for call in (evaluate.separation, evaluate.margins, evaluate.cross_similarities):
+    for call in (embeddings.separation, embeddings.margins, embeddings.cross_similarities):
         features = torch.ones(4, 3)
         features[1, 1] = bad
         with pytest.raises(ValueError, match=r"^features of 1 of 4 images are NaN or infinite"):
@@ -400,7 +390,7 @@ def test_broken_features_are_refused_everywhere(metric, bad):
     similarity[1, 2] = bad
     for given in (similarity, similarity.numpy(), similarity.tolist(), lambda rows: similarity[rows]):
         with pytest.raises(ValueError, match=r"^similarity has NaN or infinite entries"):
-            evaluate.rank_metrics(given, [1, 2, 3], [1, 2, 3])
+            ranking.rank_metrics(given, [1, 2, 3], [1, 2, 3])
 
 
 @pytest.mark.parametrize(
@@ -408,9 +398,9 @@ def test_broken_features_are_refused_everywhere(metric, bad):
 )
 def test_similarities_and_masks_of_any_kind(cast):
     similarity, query_pids, gallery_pids, exclude = problem(12, ties=True)
-    expected = evaluate.rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude)
+    expected = ranking.rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude)
     for mask in (exclude, exclude.tolist(), torch.from_numpy(exclude), lambda rows: torch.from_numpy(exclude[rows])):
-        same(evaluate.rank_metrics(cast(similarity), query_pids, gallery_pids, exclude=mask), expected, 0)
+        same(ranking.rank_metrics(cast(similarity), query_pids, gallery_pids, exclude=mask), expected, 0)
     given = cast(similarity), query_pids, gallery_pids
     one, other = (evaluate.both_directions(*given, mask) for mask in (exclude.tolist(), torch.from_numpy(exclude)))
     assert one.equals(other)
@@ -440,7 +430,7 @@ EYE = np.eye(2)
 )
 def test_a_wrong_matrix_is_one_sentence(given, text):
     with pytest.raises(ValueError) as error:
-        evaluate.rank_metrics(*given[:3], exclude=given[3])
+        ranking.rank_metrics(*given[:3], exclude=given[3])
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
 
 
@@ -463,7 +453,7 @@ def test_a_wrong_matrix_is_one_sentence(given, text):
 )
 def test_wrong_features_are_one_sentence(query, gallery, text, metric):
     with pytest.raises(ValueError) as error:
-        evaluate.similarity_matrix(query, gallery, metric)
+        ranking.similarity_matrix(query, gallery, metric)
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
 
 
@@ -807,23 +797,23 @@ def test_margins_by_hand():
     # person 1: visible (1, 0), thermal (1, 0) and (0, 1); person 2: visible (0, 1), thermal (0, 1)
     features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [0, 1]])
     pids, modality = np.array([1, 2, 1, 1, 2]), np.array([0, 0, 1, 1, 1])
-    found = evaluate.margins(features, pids, modality).margin
+    found = embeddings.margins(features, pids, modality).margin
     # thermal images of 1: 1 - 0 and 0 - 1, mean 0; of 2: 1 - 0
     assert found.to_dict() == {1: 0.0, 2: 100.0}
 
 
 def test_what_queries_add_is_their_mean_over_trials_and_nan_without_a_match():
     nan = np.nan
-    first = evaluate.Ranked(np.array([1, 6, 0]), np.array([1.0, 0.2, nan]), np.array([1.0, 0.1, nan]))
-    second = evaluate.Ranked(np.array([2, 1, 0]), np.array([0.5, 1.0, nan]), np.array([0.5, 1.0, nan]))
-    found = evaluate.of_queries([first, second])
+    first = ranking.Ranked(np.array([1, 6, 0]), np.array([1.0, 0.2, nan]), np.array([1.0, 0.1, nan]))
+    second = ranking.Ranked(np.array([2, 1, 0]), np.array([0.5, 1.0, nan]), np.array([0.5, 1.0, nan]))
+    found = ranking.of_queries([first, second])
     assert found.rank1.tolist()[:2] == [0.5, 0.5] and found.rank5.tolist()[:2] == [1.0, 0.5]
     assert found.mAP.tolist()[:2] == [0.75, 0.6] and found.iloc[2].isna().all()
 
 
 def test_people_who_lack_a_modality_have_no_margin():
     features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 1]])
-    found = evaluate.margins(features, ["a", "b", "a", "b", "c"], [0, 0, 1, 1, 1]).margin
+    found = embeddings.margins(features, ["a", "b", "a", "b", "c"], [0, 0, 1, 1, 1]).margin
     assert found.to_dict() == {"a": 100.0, "b": 100.0}
 
 
@@ -841,19 +831,19 @@ def test_people_who_lack_a_modality_have_no_margin():
 )
 def test_wrong_pairs_are_one_sentence(call, pids, modality, text):
     with pytest.raises(ValueError) as error:
-        getattr(evaluate, call)(torch.eye(4), pids, modality)
+        getattr(embeddings, call)(torch.eye(4), pids, modality)
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
 
 
 def test_bins_are_counted():
     for bins in (0, 2.5):
         with pytest.raises(ValueError, match="bins must be a whole number of at least 1, not "):
-            evaluate.separation(torch.eye(4), [1, 2, 1, 2], [0, 0, 1, 1], bins=bins)
+            embeddings.separation(torch.eye(4), [1, 2, 1, 2], [0, 0, 1, 1], bins=bins)
 
 
 def test_a_person_without_a_centre_is_named():
     with pytest.raises(ValueError, match=r"^identity carol has images of one modality"):
-        evaluate.separation(torch.eye(5), ["a", "b", "a", "b", "carol"], [0, 0, 1, 1, 1], of_centres=True)
+        embeddings.separation(torch.eye(5), ["a", "b", "a", "b", "carol"], [0, 0, 1, 1, 1], of_centres=True)
 
 
 def pairs_at(same, different):
@@ -869,45 +859,45 @@ def test_overlap_is_on_the_range_of_the_similarities():
     same, different = np.array([0.0, 0.2, 0.3, 1.0]), np.array([0.1, 0.4, 0.6, 0.7])
     for low, high in ((-1, 1), (0.2, 0.4), (0.994, 0.998), (0.9999, 0.99999)):
         drawn = pairs_at(*(low + (high - low) * x for x in (same, different)))
-        found = evaluate.separation(*drawn, bins=4)
+        found = embeddings.separation(*drawn, bins=4)
         assert found["overlap"] == pytest.approx(0.5)
         assert found["same person"] == pytest.approx(low + (high - low) * 0.375)
-    apart = evaluate.separation(*pairs_at([0.9971, 0.9972], [0.9970, 0.9969]))
+    apart = embeddings.separation(*pairs_at([0.9971, 0.9972], [0.9970, 0.9969]))
     assert apart["overlap"] == 0
 
 
 def test_overlap_of_equal_similarities_is_one():
     for value in (1.0, 0.3, -1.0):
-        assert evaluate.separation(*pairs_at([value] * 3, [value] * 2))["overlap"] == 1
+        assert embeddings.separation(*pairs_at([value] * 3, [value] * 2))["overlap"] == 1
     noise = torch.ones(8, 2048) * (1 + 1e-7 * torch.randn(8, 1, generator=torch.Generator().manual_seed(0)))
-    assert evaluate.separation(noise, [1, 1, 2, 2] * 2, [0] * 4 + [1] * 4)["overlap"] == 1
+    assert embeddings.separation(noise, [1, 1, 2, 2] * 2, [0] * 4 + [1] * 4)["overlap"] == 1
 
 
 def test_an_interval_names_what_it_lacks():
     for given in ({"groups": [0]}, {"groups": [0, 1], "draws": 0}, {"groups": [0, 1], "level": 1.0}):
         with pytest.raises(ValueError, match=r"^an interval needs a group for each value"):
-            evaluate.interval(np.zeros((2, 1)), **given)
+            bootstrap.interval(np.zeros((2, 1)), **given)
 
 
 def test_no_images_give_no_features():
     net = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"^there are no images to take features of"):
-        evaluate.extract(net, np.zeros((4, 3, 8, 8), np.uint8), np.zeros(0, int), np.zeros(0, int))
+        inference.extract(net, np.zeros((4, 3, 8, 8), np.uint8), np.zeros(0, int), np.zeros(0, int))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 def test_whole_similarities_that_floats_cannot_tell_apart_are_refused(dtype):
     wrong = np.array([[2**53, 2**53 + 1], [2**53 + 1, 2**53]], dtype)
     with pytest.raises(ValueError, match="whole numbers above 2\\^53"):
-        evaluate.rank_metrics(wrong, [1, 2], [1, 2])
+        ranking.rank_metrics(wrong, [1, 2], [1, 2])
     small = wrong - 2**53
-    same(evaluate.rank_metrics(small, [1, 2], [1, 2]), oracles.rank_metrics(small.astype(float), [1, 2], [1, 2]))
+    same(ranking.rank_metrics(small, [1, 2], [1, 2]), oracles.rank_metrics(small.astype(float), [1, 2], [1, 2]))
 
 
 def test_labels_of_long_floats_above_2_63_do_not_merge():
     labels = np.array([2**63, 2**63 + 2048], np.longdouble)
     wrong = np.array([[0.1, 0.9], [0.9, 0.1]])
     try:
-        assert evaluate.rank_metrics(wrong, labels, labels).mAP == 0.5
+        assert ranking.rank_metrics(wrong, labels, labels).mAP == 0.5
     except ValueError as error:  # one sentence is right too
         assert "\n" not in str(error)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vtlib import files
+from vtlib import common, files
 
 
 @pytest.mark.parametrize(
-    ("variable", "where"), [("VTLIB_DATA", files.data_root), ("VTLIB_RESULTS", files.results_root)]
+    ("variable", "where"), [("VTLIB_DATA", common.data_root), ("VTLIB_RESULTS", common.results_root)]
 )
 def test_both_roots_take_the_home_folder_a_relative_path_and_nothing(variable, where, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))

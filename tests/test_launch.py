@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from vtlib import datasets, launch, runs
+from vtlib import launch
+from vtlib.common import results_root
+from vtlib.data import datasets
 
 
 @pytest.fixture
@@ -212,7 +214,10 @@ def test_a_path_from_the_home_folder_is_found_by_every_command(note, home, tmp_p
 
 def test_the_command_line_starts_without_the_modules_of_unix():
     blocked = "import psutil, sys; sys.modules |= {'fcntl': None, 'resource': None}\n"
-    use = "from vtlib import launch, graph, machine; machine.children(); launch.main(['data', 'describe', 'nowhere'])"
+    use = (
+        "from vtlib import launch; from vtlib.batch import graph, resources; resources.children();"
+        "launch.main(['data', 'describe', 'nowhere'])"
+    )
     done = subprocess.run([sys.executable, "-c", blocked + use], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.startswith("vtlib: no data set 'nowhere'"), done.stderr
 
@@ -253,5 +258,5 @@ def test_a_set_is_made_like_another_one(tmp_path, capsys):
 def test_metrics_json_is_valid_and_printed_by_train(home, capsys):
     assert launch.main(["train", "profile=quick", "method=cmdc"]) == 0
     assert "sysu all 1-shot official" in capsys.readouterr().out
-    folder = runs.results_root() / "quick" / "runs"
+    folder = results_root() / "quick" / "runs"
     assert all(json.loads(p.read_text())["protocols"] for p in folder.glob("*/metrics.json"))

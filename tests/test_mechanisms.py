@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vtlib import mechanisms, runs, train
+from vtlib import mechanisms, objective, runs, train
 from vtlib.config import arguments, experiment
 from vtlib.losses import LOSSES
 
@@ -143,8 +143,8 @@ def test_a_term_reads_its_place_and_at_length_1():
     out = net(torch.rand(4, 3, 96, 48), torch.tensor([0, 1, 0, 1]))
     shapes = {"pooled": [(4, 1536), (4, 1536)], "neck": [(4, 3072)], "stripes": [(4, 512)] * 3 + [(4, 256)] * 6}
     for place, wanted in shapes.items():
-        found = train.read(out, {"on": place, "normalise": True})
-        assert [tuple(x.shape) for x, _ in found] == wanted and train.widths(net, {"on": place}) == [
+        found = objective.read(out, {"on": place, "normalise": True})
+        assert [tuple(x.shape) for x, _ in found] == wanted and objective.widths(net, {"on": place}) == [
             w for _, w in wanted
         ]
         for x, _ in found:

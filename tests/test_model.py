@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtlib import model
+from vtlib import backbones, model, pretrain
 from vtlib.config import experiment
 from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
@@ -98,7 +98,7 @@ def test_fresh_parameters_are_those_that_no_backbone_has():
 
 def saved(kind, folder):
     """A weights file as people have them."""
-    whole, state = model.thin_resnet(), model.thin_resnet().state_dict()
+    whole, state = backbones.thin_resnet(), backbones.thin_resnet().state_dict()
     if kind == "half of a file":
         torch.save(state, folder / "w.pth")
         (folder / "w.pth").write_bytes((folder / "w.pth").read_bytes()[:5000])
@@ -155,12 +155,12 @@ def saved(kind, folder):
 def test_weights_as_people_save_them_are_read(tmp_path, monkeypatch, kind):
     torch.manual_seed(0)
     path = saved(kind, tmp_path)
-    loaded = model.load_backbone("thin", str(path)).state_dict()
-    kept = model.state_dict_of(model.read_weights(path), path)
+    loaded = backbones.load_backbone("thin", str(path)).state_dict()
+    kept = backbones.state_dict_of(backbones.read_weights(path), path)
     name = next(k for k in kept if k.endswith("layer4.0.conv2.weight"))
     assert torch.equal(loaded["layer4.0.conv2.weight"], kept[name])
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert torch.equal(model.load_backbone("thin", "~/w.pth").state_dict()["conv1.weight"], loaded["conv1.weight"])
+    assert torch.equal(backbones.load_backbone("thin", "~/w.pth").state_dict()["conv1.weight"], loaded["conv1.weight"])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_weights_as_people_save_them_are_read(tmp_path, monkeypatch, kind):
 def test_weights_that_cannot_be_used_are_one_sentence_with_the_file(tmp_path, kind, why):
     path = saved(kind, tmp_path)
     with pytest.raises(ValueError) as error:
-        model.load_backbone("thin", str(path))
+        backbones.load_backbone("thin", str(path))
     assert f"weights file {path} {why}".replace(" :", ":") in str(error.value) and "\n" not in str(error.value)
 
 
@@ -204,7 +204,9 @@ def test_gem_is_the_generalised_mean_and_lies_between_mean_and_maximum():
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvision_backbones_share_one_trunk(name):
     made = TwoStreamNet(7, name)
-    whole = sum(p.numel() for n, p in model.load_backbone(name, "none").named_parameters() if not n.startswith("fc"))
+    whole = sum(
+        p.numel() for n, p in backbones.load_backbone(name, "none").named_parameters() if not n.startswith("fc")
+    )
     assert made.dim == {"resnet18": 512, "resnet50": 2048}[name]
     assert sum(p.numel() for p in made.parameters()) < 1.25 * whole  # not three whole networks
     assert made.eval()(IMAGES, MODALITY).features.shape == (6, made.dim)
@@ -217,7 +219,7 @@ def test_hc_tri_on_resnet50_has_the_size_of_its_public_code():
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_from_a_file_reach_both_streams(tmp_path, suffix):
-    state = model.thin_resnet().state_dict()
+    state = backbones.thin_resnet().state_dict()
     path = tmp_path / f"weights.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(state, path)
     made = net(weights=str(path))
@@ -270,6 +272,5 @@ def test_attention_never_holds_the_map_unless_asked_for():
 
 
 def test_the_backbones_with_a_start_are_those_that_pretrain_makes():
-    from vtlib import pretrain
 
-    assert set(model.STARTED) == set(pretrain.STARTS)
+    assert set(backbones.STARTED) == set(pretrain.STARTS)

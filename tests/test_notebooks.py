@@ -8,7 +8,8 @@ import nbformat
 import papermill
 import pytest
 
-from vtlib import launch, papers, report
+from vtlib import launch, runs
+from vtlib.suite import items, report
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 QUICK = {  # fewer rows than by default, where the rest would only repeat itself
@@ -103,7 +104,6 @@ def test_one_rule_one_name_and_one_line_of_facts(path):
 )
 def test_what_a_parameter_cannot_be_is_said_before_any_run(home, monkeypatch, name, given, sentence):
     """The cells up to the first heading after the parameters, as a kernel would run them."""
-    from vtlib import runs
 
     monkeypatch.setattr(runs, "run", lambda e: pytest.fail("a run was started"))
     cells = [c for c in nbformat.read(next(p for p in NOTEBOOKS if p.stem == name), 4).cells if c.cell_type == "code"]
@@ -152,7 +152,7 @@ def test_every_item_of_the_paper_has_its_report(home):
         launch.run_notebook(path, quick(path, home))  # up to date: seconds
     folder = home / "results" / "quick" / "report"
     where, named = pd.read_csv(folder / "provenance.csv").set_index("run_id"), set()
-    for key in papers.ITEMS:
+    for key in items.ITEMS:
         table = pd.read_csv(folder / f"{key}.csv")
         assert {"row", "metric", "printed", "measured", "sd", "run_ids"} <= set(table), key
         assert table.measured.notna().any() and table[table.measured.notna()].run_ids.notna().all(), key
@@ -177,8 +177,8 @@ def test_the_report_is_one_page_without_a_network(home):
     assert 'href="20_ablation.ipynb"' in text and 'href="../report/S1.T3.tex"' in text
     files = set(re.findall(r'href="(\.\./report/[^"]+)"', text))
     assert len(files) > 60 and all((out.parent / link).is_file() for link in files)
-    assert set(re.findall(r'href="(\w+)\.ipynb"', text)) == {item.notebook for item in papers.ITEMS.values()}
-    assert {item.notebook for item in papers.ITEMS.values()} < {path.stem for path in NOTEBOOKS}
+    assert set(re.findall(r'href="(\w+)\.ipynb"', text)) == {item.notebook for item in items.ITEMS.values()}
+    assert {item.notebook for item in items.ITEMS.values()} < {path.stem for path in NOTEBOOKS}
     assert "report.overview(" not in text  # results, not code
 
 

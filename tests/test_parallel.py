@@ -13,8 +13,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from vtlib import device, parallel, train
+from vtlib import device, model, objective, parallel, train
 from vtlib.config import experiment
+from vtlib.device import pick, world
 from vtlib.losses import LOSSES
 from vtlib.runs import Run
 
@@ -41,7 +42,7 @@ def one_step(made, sync_bn=True):
     for module in net.modules():  # attention would be the identity
         if hasattr(module, "alpha"):
             torch.nn.init.constant_(module.alpha, 0.5)
-    losses = train.make_losses(made, net).double()
+    losses = objective.make_losses(made, net).double()
     parts = {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
     step = train.Step(made, parts, "cpu")
     images, labels, modality = batch(made)
@@ -107,7 +108,7 @@ def test_without_sync_bn_each_process_normalises_by_its_own_rows(two, case, monk
             outs = [net(images[i], modality[i]) for i in rows]
             heads = [tuple(None if x[0] is None else torch.cat(x) for x in zip(*f, strict=True))
                      for f in ([o.pooled for o in outs], [o.local for o in outs])]  # fmt: skip
-            return train.Output(*heads, torch.cat([o.features for o in outs]), torch.cat([o.logits for o in outs]))
+            return model.Output(*heads, torch.cat([o.features for o in outs]), torch.cat([o.logits for o in outs]))
 
         return forward
 
@@ -130,7 +131,7 @@ def test_alone_everything_is_the_identity():
     assert parallel.wrap(net, "cpu", True) is net and type(net) is torch.nn.BatchNorm1d
     assert parallel.from_first(lambda: 3) == parallel.first_then_others(lambda: 3) == 3
     with parallel.joined():
-        assert parallel.world() == 1
+        assert world() == 1
 
 
 def test_identities_that_cannot_be_dealt_are_named(monkeypatch):
@@ -139,7 +140,7 @@ def test_identities_that_cannot_be_dealt_are_named(monkeypatch):
     with pytest.raises(ValueError, match="identities_per_batch=4 cannot be dealt to 3 processes"):
         parallel.rows_of_process(16, 4)
     with pytest.raises(ValueError, match="device=cuda:1: of several processes"):
-        device.pick("cuda:1")
+        pick("cuda:1")
 
 
 def test_more_processes_than_gpus_are_named(monkeypatch):

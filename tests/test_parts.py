@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vtlib import runs, train
+from vtlib import objective, runs, train
+from vtlib.backbones import thin_resnet
 from vtlib.config import Experiment, experiment
+from vtlib.data.batches import Batches
 from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
-from vtlib.model import GeM, PartHead, TwoStreamNet, thin_resnet
+from vtlib.model import GeM, PartHead, TwoStreamNet
 
 S2, SIX = ((3, 512, 0.6), (6, 256, 0.4)), ((6, 256, 1.0),)
 IMAGES = torch.rand(6, 3, 96, 48, generator=torch.Generator().manual_seed(0))
@@ -159,7 +161,7 @@ def test_rows_keep_their_order():
 def test_heads_learn_at_the_full_rate():
     made = experiment("quick", "parts_mc", backbone_lr_factor=0.1)
     network = train.make_net(made, 5)
-    slow, fast = train.make_optimizer(made, network, train.make_losses(made, network)).param_groups
+    slow, fast = train.make_optimizer(made, network, objective.make_losses(made, network)).param_groups
     assert (slow["factor"], fast["factor"]) == (0.1, 1.0)
     names = {id(p): n for n, p in network.named_parameters()}
     assert {names[id(p)] for p in fast["params"]} == {n for n in names.values() if n.startswith("heads.")}
@@ -175,12 +177,12 @@ def test_heads_learn_at_the_full_rate():
 def test_every_method_gives_a_finite_loss_and_all_that_can_learn_a_gradient(method):
     made = experiment("quick", method)
     network = train.make_net(made, 4)
-    losses = train.make_losses(made, network)
+    losses = objective.make_losses(made, network)
     labels, modality = torch.arange(4).repeat_interleave(2).repeat(2), torch.arange(2).repeat_interleave(8)
     images = torch.rand(16, 3, made.height, made.width, generator=torch.Generator().manual_seed(4))
     out = network(images, modality)
     assert len(out.pooled) == max(1, len(made.parts)) and (out.logits.ndim == 3) == bool(made.parts)
-    terms = train.loss_terms(made, losses, out, labels, modality)
+    terms = objective.loss_terms(made, losses, out, labels, modality)
     assert terms.shape == (len(made.losses),) and terms.isfinite().all() and (terms >= 0).all()
     weights = torch.tensor([term["weight"] for term in made.losses.values()])
     (terms * weights).sum().backward()
@@ -271,7 +273,7 @@ def test_gem_of_values_near_zero_has_a_finite_gradient(value):
 def terms_of(made, network, out):
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     modality = torch.tensor([0, 1] * 3)
-    return train.loss_terms(made, train.make_losses(made, network), out, labels, modality)
+    return objective.loss_terms(made, objective.make_losses(made, network), out, labels, modality)
 
 
 def test_over_parts_is_a_sum_or_a_mean():
@@ -410,7 +412,7 @@ def test_the_stored_network_gives_the_stored_features(done):
     table, store = runs.load_data(done.experiment)
     network = done.net()
     assert len(network.heads) == 2 and network.num_classes == table[table.split == "train"].pid.nunique()
-    features = runs.extract(network, table[table.split == "test"], store)
+    features = runs.features_of(network, table[table.split == "test"], store)
     assert features.shape[1] == 3072
     torch.testing.assert_close(features, done.features["features"], atol=1e-5, rtol=1e-5)
 
@@ -434,6 +436,6 @@ def test_validation_reduces_heads_as_training_does(home):
     found = {}
     for rule in ("sum", "mean"):
         made = experiment("quick", "parts_cmdc", over_parts=rule, device="cpu")
-        batches = train.Batches(val, store.pixels, "cpu")
+        batches = Batches(val, store.pixels, "cpu")
         found[rule] = train.validate(made, train.make_net(made, 5), val, batches)["val_cmdc"]
     assert found["sum"] == pytest.approx(2 * found["mean"])  # two heads

@@ -10,11 +10,11 @@ import torch
 from test_losses import batch
 from torch import nn
 
-from vtlib import pml, runs, train
+from vtlib import objective, pml, runs, train
+from vtlib.backbones import thin_resnet
 from vtlib.config import experiment
 from vtlib.launch import pairs
 from vtlib.losses import LOSSES
-from vtlib.model import thin_resnet
 
 distances, theirs, miners, reducers = (
     pytest.importorskip(f"pytorch_metric_learning.{part}") for part in ("distances", "losses", "miners", "reducers")
@@ -110,7 +110,7 @@ def test_the_command_line_names_it_as_the_module_says():
     text = 'losses.pml:MultiSimilarityLoss={"weight": 1, "miner": {"name": "MultiSimilarityMiner", "epsilon": 0.1}}'
     assert text in pml.__doc__
     made = experiment("quick", "baseline", **pairs([text, "losses.pml:MultiSimilarityLoss.miner.epsilon=0.2"]))
-    term = train.make_losses(made, train.make_net(made, 4))["pml:MultiSimilarityLoss"][0]
+    term = objective.make_losses(made, train.make_net(made, 4))["pml:MultiSimilarityLoss"][0]
     assert isinstance(term.loss, theirs.MultiSimilarityLoss) and term.miner.epsilon == 0.2
 
 
@@ -134,10 +134,10 @@ def test_it_learns_on_both_kinds_of_network_and_features():
     ):
         made = with_terms({"pml:ArcFaceLoss": ARC | {"on": place}}, attention=False, **fields)
         net = train.make_net(made, 5)
-        losses = train.make_losses(made, net)
+        losses = objective.make_losses(made, net)
         assert [tuple(loss.loss.W.shape) for loss in losses["pml:ArcFaceLoss"]] == [(w, 5) for w in widths]
         labels, modality = torch.arange(4).repeat(2), torch.arange(2).repeat_interleave(4)
-        terms = train.loss_terms(made, losses, net(torch.rand(8, 3, 96, 48), modality), labels, modality)
+        terms = objective.loss_terms(made, losses, net(torch.rand(8, 3, 96, 48), modality), labels, modality)
         assert terms.shape == (2,)
         terms.sum().backward()
         assert all(p.grad.abs().sum() > 0 for p in losses.parameters())
@@ -345,7 +345,7 @@ def test_default_arguments_written_out_change_nothing(name):
 def test_class_weights_learn_and_are_in_optimizer_and_checkpoint(data, tmp_path):
     made = with_terms({"pml:ArcFaceLoss": ARC}, epochs=2)
     net = train.make_net(made, 12)
-    losses = train.make_losses(made, net)
+    losses = objective.make_losses(made, net)
     (start,) = losses.parameters()
     assert start.shape == (THIN, 12)
     slow, fast = train.make_optimizer(made, net, losses).param_groups

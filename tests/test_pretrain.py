@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vtlib import datasets, launch, model, pretrain, runs, synthetic, train
+from vtlib import backbones, launch, pretrain, runs, synvt, train
+from vtlib.common import results_root
 from vtlib.config import experiment
-from vtlib.synthetic import CAMERAS, PRESETS
+from vtlib.data import datasets
+from vtlib.synvt import CAMERAS, PRESETS
 
 SMALL = replace(PRESETS["synvt_start"], identities=(20, 8, 2), images=2)
 
@@ -28,7 +30,7 @@ def small(home, monkeypatch):
 def test_nobody_of_a_start_is_in_another_set_or_seen_by_both_modalities(name):
     spec = PRESETS[name]
     assert all(spec.seed != other.seed for key, other in PRESETS.items() if not key.startswith("synvt_start"))
-    plan = synthetic.structure(spec)
+    plan = synvt.structure(spec)
     seen = [
         {pid for cam, counts in plan.counts.items() for pid in counts if CAMERAS["sysu"][cam].modality == m}
         for m in (0, 1)
@@ -39,17 +41,17 @@ def test_nobody_of_a_start_is_in_another_set_or_seen_by_both_modalities(name):
 
 def test_redress_changes_colours_and_heats_with_the_image_and_nothing_else():
     plain, spec = (replace(SMALL, redress=flag, apart=False, nuisance=0.0) for flag in (False, True))
-    body = synthetic.shape(spec, 1)
-    for cam, surface in ((1, synthetic.colours), (3, synthetic.heats)):
-        views = [synthetic.scene(spec, body, (1, cam, n)) for n in (1, 2)]
+    body = synvt.shape(spec, 1)
+    for cam, surface in ((1, synvt.colours), (3, synvt.heats)):
+        views = [synvt.scene(spec, body, (1, cam, n)) for n in (1, 2)]
         a, b = (surface(spec, 1, body, *view.dress) for view in views)
         a, b = (x if cam == 3 else x.base for x in (a, b))
         assert not np.allclose(a, b)
-        kept = [synthetic.scene(plain, body, (1, cam, n)) for n in (1, 2)]
+        kept = [synvt.scene(plain, body, (1, cam, n)) for n in (1, 2)]
         assert all(view.dress == () for view in kept)
         for view, same in zip(views, kept, strict=True):
             assert view.yaw == same.yaw and view.phase == same.phase and view.occluder == same.occluder
-    assert synthetic.factors(spec, [(1, 1, 1)]) == synthetic.factors(plain, [(1, 1, 1)])
+    assert synvt.factors(spec, [(1, 1, 1)]) == synvt.factors(plain, [(1, 1, 1)])
 
 
 def test_a_start_is_made_says_how_and_both_streams_begin_with_it(small, tmp_path, capsys):
@@ -68,7 +70,7 @@ def test_a_start_is_made_says_how_and_both_streams_begin_with_it(small, tmp_path
 
 def test_a_stopped_start_goes_on_to_the_same_file(small, tmp_path):
     whole = pretrain.make("thin", tmp_path / "whole.safetensors", small)
-    folder = runs.results_root() / "cpu" / "weights" / small.run_id
+    folder = results_root() / "cpu" / "weights" / small.run_id
 
     class Stop(Exception):
         pass
@@ -93,16 +95,16 @@ def test_batches_of_a_start_are_of_one_kind_of_camera_for_each_person(small):
 
 
 def test_the_thin_start_ships_is_small_and_is_what_synvt_names():
-    file = model.weights_file("thin", "synvt")
+    file = backbones.weights_file("thin", "synvt")
     assert file.parent.name == "weights" and file.stat().st_size <= 5_000_000
     assert f"on {pretrain.STARTS['thin'].data} " in pretrain.describe(file)
-    net = model.load_backbone("thin", "synvt")
+    net = backbones.load_backbone("thin", "synvt")
     assert torch.equal(net.conv1.weight, load_file(file)["conv1.weight"])
 
 
 def test_a_large_start_that_is_missing_is_one_sentence(home):
     with pytest.raises(FileNotFoundError, match=r"python -m vtlib\.launch weights make resnet50"):
-        model.load_backbone("resnet50", "synvt")
+        backbones.load_backbone("resnet50", "synvt")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,9 @@ def test_a_run_of_no_epochs_is_the_start_itself_and_a_changed_start_is_seen(smal
     done = runs.run(wanted)
     table, store = runs.load_data(wanted)
     test = table[table.split == "test"]
-    assert torch.allclose(done.features["features"], runs.extract(train.make_net(wanted, 9), test, store), atol=1e-6)
+    assert torch.allclose(
+        done.features["features"], runs.features_of(train.make_net(wanted, 9), test, store), atol=1e-6
+    )
     assert len(done.history) == 0 and runs.is_current(done)
     state = load_file(file)
     save_file({**state, "conv1.weight": state["conv1.weight"] + 1}, file)
@@ -147,10 +151,10 @@ def test_a_run_of_no_epochs_is_the_start_itself_and_a_changed_start_is_seen(smal
 
 def test_a_set_made_before_a_field_came_is_still_the_same_set(home, tmp_path):
     spec = replace(PRESETS["synvt_sysu_quick"], identities=(2, 1, 1), images=1, gallery_images=0)
-    root = synthetic.make(spec, tmp_path / "old", workers=1, progress=False)
+    root = synvt.make(spec, tmp_path / "old", workers=1, progress=False)
     record = json.loads((root / "synvt.json").read_text())
     for name in ("redress", "apart"):
         del record["spec"][name]
     (root / "synvt.json").write_text(json.dumps(record))
-    assert synthetic.make(spec, root, workers=1, progress=False) == root
+    assert synvt.make(spec, root, workers=1, progress=False) == root
     assert len(datasets.read("sysu", root)) == 24

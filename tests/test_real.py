@@ -17,7 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtlib import config, datasets, evaluate, launch, papers, plan, runs, synthetic
+from vtlib import config, evaluate, launch, runs, synvt
+from vtlib.batch import forecast
+from vtlib.data import check, datasets
+from vtlib.suite import items
+from vtlib.suite.items import experiments
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"backbone": "thin", "weights": "none", "train_on": "train+val", "pad": 2, "epochs": 1, "steps_per_epoch": 2}
@@ -31,27 +35,29 @@ SHRINK = """
 import json
 import os
 
-from vtlib import config, datasets, plan
+from vtlib import config
+from vtlib.batch import forecast
+from vtlib.data import check
 
 small = json.loads(os.environ["SMALL"])
 config.PROFILES["paper"] = small["fields"]
 for both in config.RECIPES.values():
     for layout, fields in both.items():
         both[layout] = {name: value for name, value in fields.items() if name not in small["fields"]}
-datasets.PUBLISHED |= small["published"]
-plan.PROBE = 3.0
+check.PUBLISHED |= small["published"]
+forecast.PROBE = 3.0
 """
 
 
 def shrink(monkeypatch, published, **size):
     """The paper profile with a small network and two steps a run; what else its recipes say stays."""
-    for module, name in ((config, "PROFILES"), (config, "RECIPES"), (datasets, "PUBLISHED"), (plan, "PROBE")):
+    for module, name in ((config, "PROFILES"), (config, "RECIPES"), (check, "PUBLISHED"), (forecast, "PROBE")):
         monkeypatch.setattr(module, name, copy.deepcopy(getattr(module, name)))
     monkeypatch.setenv("SMALL", json.dumps({"fields": SMALL | size, "published": published}))
     exec(SHRINK, {})
 
 
-def like_sysu(one_in: int = 5) -> synthetic.Structure:
+def like_sysu(one_in: int = 5) -> synvt.Structure:
     """SYSU-MM01's structure thinned out: numbers with gaps, people who are in no list, cameras that missed some.
 
     As there, validation people were not seen by cameras 1 and 2, four in seven test people were seen by them, and
@@ -68,10 +74,10 @@ def like_sysu(one_in: int = 5) -> synthetic.Structure:
                 continue
             if g.random() < 0.97 or cam > 4:  # some gaps
                 seen[pid] = int(g.integers(10, 13) if pid in test and not modality else g.integers(1, 4))
-    return synthetic.Structure({cam: seen for (cam, _), seen in counts.items()}, tuple(train), tuple(val), tuple(test))
+    return synvt.Structure({cam: seen for (cam, _), seen in counts.items()}, tuple(train), tuple(val), tuple(test))
 
 
-def published(made: synthetic.Structure) -> dict[str, str]:
+def published(made: synvt.Structure) -> dict[str, str]:
     """What a publication would say of a set of this structure, counted without the readers."""
     listed, sizes = {"train": made.train, "val": made.val, "test": made.test}, {}
 
@@ -92,10 +98,10 @@ def published(made: synthetic.Structure) -> dict[str, str]:
     return sizes
 
 
-def walk(results: Path, monkeypatch, capsys, items: str, galleries: dict) -> float:
+def walk(results: Path, monkeypatch, capsys, names: str, galleries: dict) -> float:
     """Plan, run, plan again, export, compare, as the README tells it; returns the seconds of the second plan."""
-    monkeypatch.setattr(papers, "ITEMS", {key: papers.ITEMS[key] for key in items.split()})
-    wanted = papers.experiments("paper", papers.ITEMS)
+    monkeypatch.setattr(items, "ITEMS", {key: items.ITEMS[key] for key in names.split()})
+    wanted = experiments("paper", items.ITEMS)
     assert launch.main(["plan", "--profile", "paper"]) == 0
     said = capsys.readouterr().out
     assert f"paper: {len(wanted)} runs, 0 finished" in said and "time: about" in said and "disk: results" in said
@@ -130,7 +136,7 @@ def walk(results: Path, monkeypatch, capsys, items: str, galleries: dict) -> flo
     assert launch.main(["results", "export", str(file)]) == 0
     assert launch.main(["results", "compare", str(file), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert all(papers.ITEMS[item].title in said for item in items.split())
+    assert all(items.ITEMS[item].title in said for item in names.split())
     assert "ours.zip: SYSU-MM01 is NOT the real set" in said and "ours.zip: RegDB is NOT the real set" in said
     assert "the mean is of those" not in said  # every row has all its runs
     return seconds
@@ -140,10 +146,10 @@ def walk(results: Path, monkeypatch, capsys, items: str, galleries: dict) -> flo
 def sets(tmp_path_factory):
     """Both sets thinned out, in one folder, and the structure of SYSU's."""
     root, made = tmp_path_factory.mktemp("sets"), like_sysu()
-    spec = synthetic.Spec("sysu", identities=(296, 99, 96), **SIZES)
-    synthetic.make(spec, root / "SYSU-MM01", plan=made, workers=1, progress=False)
-    spec = synthetic.Spec("regdb", identities=(206, 0, 206), images=1, **SIZES)
-    synthetic.make(spec, root / "RegDB", workers=1, progress=False)
+    spec = synvt.Spec("sysu", identities=(296, 99, 96), **SIZES)
+    synvt.make(spec, root / "SYSU-MM01", plan=made, workers=1, progress=False)
+    spec = synvt.Spec("regdb", identities=(206, 0, 206), images=1, **SIZES)
+    synvt.make(spec, root / "RegDB", workers=1, progress=False)
     return root, made
 
 
@@ -155,7 +161,7 @@ def toy(sets, tmp_path, monkeypatch):
     monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
     regdb = {
-        item: text.replace("4120", "412").replace("2060", "206") for item, text in datasets.PUBLISHED["regdb"].items()
+        item: text.replace("4120", "412").replace("2060", "206") for item, text in check.PUBLISHED["regdb"].items()
     }
     shrink(monkeypatch, {"sysu": published(made), "regdb": regdb}, height=96, width=48)  # six stripes need 96 rows
     return made
@@ -185,7 +191,7 @@ def test_one_command_runs_the_paper_profile_on_the_set_that_is_there(toy, tmp_pa
     (root / "RegDB").rename(root / "later")
     said = call("--jobs", "2")
     assert "left out: " in said and "RegDB" in said and "NOT the real set" in said and "time: about" in said
-    of_sysu = papers.experiments("paper", ["S1.T1"], absent=True)
+    of_sysu = experiments("paper", ["S1.T1"], absent=True)
     of_sysu = {e.run_id for e in of_sysu if e.dataset == "sysu"}
     assert {file.parent.name for file in results.glob("runs/*/metrics.json")} == of_sysu
     assert "S1.T1: " in said and f"{len(of_sysu) + 2} ran, 0 cached, 0 failed, 0 not run" in said
@@ -201,12 +207,12 @@ def test_the_paper_profile_with_all_image_files_of_the_real_sets(shared, tmp_pat
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
     real = shared / "protocol"
     ids = json.loads((real / "sysu_structure.json").read_text())["ids"]
-    made = synthetic.read_structure(real / "rand_perm_cam.mat", *(ids[part] for part in datasets.SPLITS))
-    spec = synthetic.Spec("sysu", identities=(296, 99, 96), images=15, **SIZES)
-    synthetic.make(spec, root / "SYSU-MM01", plan=made, progress=False)
+    made = synvt.read_structure(real / "rand_perm_cam.mat", *(ids[part] for part in datasets.SPLITS))
+    spec = synvt.Spec("sysu", identities=(296, 99, 96), images=15, **SIZES)
+    synvt.make(spec, root / "SYSU-MM01", plan=made, progress=False)
     shutil.copy(real / "rand_perm_cam.mat", root / "SYSU-MM01" / "exp")  # the official draw itself
     assert len(list((root / "SYSU-MM01").glob("cam*/*/*.jpg"))) == 45_863
-    spec = synthetic.Spec("regdb", identities=(206, 0, 206), images=10, **SIZES)
-    synthetic.make(spec, root / "RegDB", progress=False)
+    spec = synvt.Spec("regdb", identities=(206, 0, 206), images=10, **SIZES)
+    synvt.make(spec, root / "RegDB", progress=False)
     shrink(monkeypatch, {}, height=96, width=48)
     assert walk(tmp_path, monkeypatch, capsys, items, GALLERIES) < 10

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from vtlib import compare, datasets, evaluate, protocols, runs, train
+from vtlib import device, evaluate, protocols, runs, train
 from vtlib.config import experiment
+from vtlib.data import datasets
+from vtlib.suite import compare, embeddings, transfer
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_stored_features_give_the_stored_metrics_and_the_stored_network_gives_th
     stored = done.trials("sysu all 1-shot official")
     np.testing.assert_allclose(again[runs.METRICS], stored[runs.METRICS], atol=1e-12)
     table, store = runs.load_data(done.experiment)
-    features = runs.extract(done.net(), table[table.split == "test"], store)
+    features = runs.features_of(done.net(), table[table.split == "test"], store)
     torch.testing.assert_close(features, f["features"], atol=1e-5, rtol=1e-5)
     norms = features.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
@@ -131,7 +133,7 @@ def test_a_run_of_other_lists_or_permutations_is_not_current_nor_its_checkpoint_
 
 def test_transfer_of_a_run_of_another_regdb_split(home, shared):
     run = runs.run(experiment("quick", "baseline", dataset="regdb", split=2))
-    assert set(runs.transfer(run, shared / "realdata" / "kaist_ped")) == {"folder v2t", "folder t2v"}
+    assert set(transfer.transfer(run, shared / "realdata" / "kaist_ped")) == {"folder v2t", "folder t2v"}
 
 
 def test_regdb_gives_both_directions(home):
@@ -159,7 +161,7 @@ def test_equal_draws_are_one_draw_and_no_spread(done):
 
 def test_transfer_to_a_real_folder_leaves_out_the_same_instant(done, shared):
     root = shared / "realdata" / "kaist_ped"
-    network, histograms = (runs.transfer(done, root, histograms=h) for h in (False, True))
+    network, histograms = (transfer.transfer(done, root, histograms=h) for h in (False, True))
     assert set(network) == set(histograms) == {"folder v2t", "folder t2v"}
     # identities 16 to 32 have one image each way, of one instant: no match is left, so they are no queries
     assert 0 < network["folder v2t"].queries.item() < 39 and network["folder t2v"].queries.item() < 69
@@ -168,7 +170,7 @@ def test_transfer_to_a_real_folder_leaves_out_the_same_instant(done, shared):
 
 def test_shown_searches_are_real_rows(done):
     table, store = runs.load_data(done.experiment)
-    found = runs.examples(done.embedded(), store, queries=3, top=4)
+    found = embeddings.examples(done.embedded(), store, queries=3, top=4)
     assert found["found"].shape == found["right"].shape == (3, 4) and len(found["names"]) == 3
     assert (table.modality[found["queries"]] == 1).all() and (table.modality[found["found"].ravel()] == 0).all()
     pids = table.pid.to_numpy()
@@ -292,7 +294,6 @@ def test_a_run_of_before_is_read_and_the_precision_of_before_is_that_of_its_metr
 
 
 def test_precision_is_settled_before_a_run_has_its_id(monkeypatch):
-    from vtlib import device
 
     ids = {}
     for native in ("bf16", "float32"):
@@ -342,7 +343,7 @@ def test_ones_own_loss_has_an_interval_and_a_verdict_on_ones_own_folder(home, tm
     gain = compare.gains(compare.differences(ours, base, "folder v2t"))["rank1"]
     assert gain.pairs == 2 and gain.low <= gain.gain <= gain.high and compare.verdict(gain) in compare.VERDICTS
     assert runs.chance(ours[0], "folder v2t").rank1 == pytest.approx(1 / 4)  # of four people
-    assert set(runs.by_query(ours[0].embedded(protocols.named("folder v2t"))).direction) == {"v2t", "t2v"}
+    assert set(transfer.by_query(ours[0].embedded(protocols.named("folder v2t"))).direction) == {"v2t", "t2v"}
 
 
 @pytest.mark.parametrize(

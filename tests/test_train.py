@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtlib import images, runs, train
+from vtlib import objective, runs, train
 from vtlib.config import experiment
+from vtlib.data.batches import draw
+from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
 
 
@@ -72,7 +74,7 @@ def test_schedule_of_the_field():
 def test_backbone_and_new_layers_have_their_rates_and_nothing_is_left_out():
     made = experiment("quick", "dpan_cmdc", backbone_lr_factor=0.1)
     net = train.make_net(made, 5)
-    slow, fast = train.make_optimizer(made, net, train.make_losses(made, net)).param_groups
+    slow, fast = train.make_optimizer(made, net, objective.make_losses(made, net)).param_groups
     assert (slow["factor"], fast["factor"]) == (0.1, 1.0)
     names = {id(p): n for n, p in net.named_parameters()}
     new = {names[id(p)] for p in fast["params"]}
@@ -172,7 +174,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_term(tiny, tmp_path, mon
         calls.append(1)
         return features.sum() * (float("nan") if len(calls) == 5 else 0.0)
 
-    monkeypatch.setitem(train.LOSSES, "cmdc", broken)
+    monkeypatch.setitem(LOSSES, "cmdc", broken)
     with pytest.raises(FloatingPointError, match="loss 'cmdc' is not finite at epoch 2, step 2"):
         fit(tiny, tmp_path / "a")
     kept = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
@@ -213,15 +215,15 @@ def test_a_step_never_waits_for_the_device(method, monkeypatch):
     made = experiment("quick", method, erase=0.5)
     p, k = made.identities_per_batch, made.images_per_identity
     net = train.make_net(made, 5).to("meta")
-    losses = train.make_losses(made, net).to("meta")
+    losses = objective.make_losses(made, net).to("meta")
     step = train.Step(made.but(precision="float32"), make_parts(made, net, losses), "meta")
     pixels = torch.zeros(2 * p * k, 3, made.height, made.width, dtype=torch.uint8, device="meta")
     labels, modality = torch.arange(p).repeat_interleave(k).repeat(2), torch.arange(2).repeat_interleave(p * k)
     try:
         for _ in range(2):  # constants are made in the first
             with Waits() if _ else nullcontext():
-                numbers = images.draw(len(labels), torch.Generator().manual_seed(0))
-                batch = train.augment(made, pixels, numbers)
+                numbers = draw(len(labels), torch.Generator().manual_seed(0))
+                batch = train.augmented(made, pixels, numbers)
                 assert step(batch, modality, labels, modality).shape == (len(made.losses) + 1,)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         repair = (

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from vtlib import config, launch, methods, runs, tuning
+from vtlib import config, launch, methods, runs, train, tuning
 from vtlib.config import experiment
+from vtlib.suite import items
 
 
 def test_every_method_has_the_same_trials():
@@ -44,7 +45,6 @@ def test_a_trial_reads_no_test_person(home):
     assert done.trials("val t2v").mAP.item() == pytest.approx(done.history.val_mAP.iloc[-1], abs=1e-6)
     pixels = np.array(store.pixels)
     pixels[whole.index[whole.split == "test"]] = 0
-    from vtlib import train
 
     folder = home / "without"
     folder.mkdir()
@@ -66,7 +66,7 @@ def test_trials_are_runs_and_their_choice_is_written_whole(home, capsys, monkeyp
 @pytest.mark.parametrize("file", sorted(config.TUNED.glob("*.json")), ids=lambda p: p.stem)
 def test_what_ships_is_what_its_trials_choose_and_what_experiments_have(file):
     kept, made = json.loads(file.read_text()), tuning.shipped(file.stem)
-    assert kept["profile"] == file.stem and set(kept["chosen"]) == set(tuning.methods_of_tables()) <= set(
+    assert kept["profile"] == file.stem and set(kept["chosen"]) == set(items.methods_of_tables()) <= set(
         methods.METHODS
     )
     assert file.stat().st_size < 100_000

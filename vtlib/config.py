@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from functools import cache
-from math import isfinite, lcm
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,9 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from . import device, pml
+from .common import unknown
 from .losses import LOSSES
 from .methods import METHODS, RECIPES
-from .names import unknown
+from .model import stripes_do_not_fit
 
 # Fields that name or place a run without changing its result
 NOT_HASHED = {"profile", "method", "device", "compile"}
@@ -32,7 +33,7 @@ class Part(BaseModel):
 
 
 Option = bool | float | str
-PLACES = ("pooled", "neck", "stripes")  # where a metric loss may act: train.read() says what each is
+PLACES = ("pooled", "neck", "stripes")  # where a metric loss may act: objective.read() says what each is
 OF_TERM = ("weight", "on", "normalise")  # what every term of `losses` may have; the rest are arguments of the loss
 LAYOUTS = ("sysu", "regdb", "folder")
 
@@ -188,14 +189,6 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             raise ValueError(f"losses.{name}.{error}") from None
 
 
-def stripes_do_not_fit(height: int, rows: int, stripes: list[int]) -> str:
-    """The sentence for an input whose last map of `rows` rows cannot be cut into these numbers of stripes."""
-    stride, whole = 1 << (-(-height // rows) - 1).bit_length(), lcm(*stripes)
-    near = stride * whole * max(1, round(rows / whole))
-    names = " and ".join(map(str, stripes))
-    return f"an input {height} pixels high gives a map of {rows} rows, which {names} stripes do not divide: try {near}"
-
-
 # The embedded set at three sizes and the real sets: what each layout reads, by profile
 DATA = {
     "quick": {"sysu": "synvt_sysu_quick", "regdb": "synvt_regdb_quick"},
@@ -222,8 +215,6 @@ PROFILES = {
     "paper": {"weights": "imagenet", "train_on": "train+val"},
 }
 VALIDATION = {"quick": 4, "cpu": 15, "gpu": 30, "paper": 0}  # identities held out where the layout gives none
-
-
 TUNED = Path(__file__).parent / "tuned"  # what tuning.py chose, a file a profile
 
 

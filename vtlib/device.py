@@ -1,12 +1,20 @@
 """The device that a run computes on, in which precision, and this process among several."""
 
 import os
+import platform
 import re
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from .names import unknown
+from . import __version__
+from .common import unknown
+from .memory import peak_host_memory
 
 FORM = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -67,3 +75,51 @@ def native_precision(name: str = "auto") -> str:
         return "bf16" if not here or torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
+
+
+def environment(device: str, precision: str) -> dict:
+    """What a number may depend on besides the fields of an experiment: versions, device, threads, commit, time.
+
+    Args: device, precision: as Experiment names them.
+    """
+    device = pick(device)
+    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+    return {
+        "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
+        "device": f"{device}: {name}",
+        "precision": precision,
+        "processes": world(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory this process has held so far, in GB: of the machine, mapped images included, and of its GPU."""
+    held = {"host": peak_host_memory(children=False)}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        held["device"] = torch.cuda.max_memory_reserved() / 1e9
+    return {where: round(gigabytes, 3) for where, gigabytes in held.items()}
+
+
+def processor() -> str:
+    """The processor's name and the number of its cores."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit of the code, with + where files differ from it; "" outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

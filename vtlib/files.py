@@ -9,32 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what flock answers on a file system without locks
-
-
-def data_root() -> Path:
-    """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
-    return root("VTLIB_DATA", "data")
-
-
-def results_root() -> Path:
-    """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return root("VTLIB_RESULTS", "results")
-
-
-def root(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, or the one of this name beside the package."""
-    return user_path(os.environ.get(variable) or Path(__file__).parents[1] / name, variable)
-
-
-def user_path(text: str | Path, what: str = "a path") -> Path:
-    """A path as a person wrote it, absolute, with ~ for the home folder. Raises: ValueError for the home of nobody."""
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(f"{what}: {str(text)!r} names the home folder of nobody: write the whole path") from error
 
 
 def digest(files: Iterable[Path], given: object) -> str:
@@ -132,8 +108,3 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def shown(path: Path) -> str:
-    """A path as the reader of a terminal wants it: relative where it lies under the current folder."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

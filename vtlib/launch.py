@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from . import graph
-from .files import digest, read_json, results_root, shown, user_path, write_json
-from .names import unknown
+from .batch import graph, job
+from .common import data_root, results_root, shown, unknown, user_path
+from .files import digest, read_json, write_json
 
 LONGEST = 180  # bytes of a notebook's name before its suffix: file systems take 255, with that of a part being written
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         help="a Snakemake executor instead of this machine, whose precision counts unless VTLIB_PRECISION says one",
     )
     sub.epilog = "Options of Snakemake follow behind --, as in: -- --default-resources slurm_partition=gpu runtime=600"
-    sub = command(commands, "job", lambda arguments: graph.make(arguments.plan, arguments.name), "one job of a plan")
+    sub = command(commands, "job", lambda arguments: job.make(arguments.plan, arguments.name), "one job of a plan")
     sub.add_argument("plan", type=file_path, help="a plan.json that `all` has made")
     sub.add_argument("name", help="a run id, a notebook or a data set of the plan")
     sub = command(commands, "data", data, "make, check, describe or show a data set")
@@ -96,6 +96,12 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.call(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"vtlib: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"vtlib: this command needs {error.name}: pip install 'vtlib[suite]', or ./run_all.sh setup",
+            file=sys.stderr,
+        )
         return 1
     except MemoryError as error:
         text = f"{error or 'no memory left'}: a smaller batch, smaller images or fewer --jobs take less"
@@ -215,7 +221,7 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
 
     read_json(path, "put the notebook back, as by git checkout")
     try:
-        known = papermill.inspect_notebook(graph.literal(path))
+        known = papermill.inspect_notebook(job.literal(path))
     except Exception as error:  # nbformat raises many kinds for what is no notebook
         raise ValueError(f"{shown(path)} is no notebook: {str(error).splitlines()[0]}") from error
     check_parameters(shown(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
@@ -231,7 +237,7 @@ def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> N
         return
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    graph.execute(path, target, given)
+    job.execute(path, target, given)
     write_json(stamp, origin)
     print(f"{path.name}: {shown(target)}", flush=True)
 
@@ -255,9 +261,9 @@ def everything(arguments) -> int:
 
         profile = resolve_profile(profile)
     if profile == "paper":
-        from . import plan
+        from .batch import forecast
 
-        plan.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
+        forecast.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
     asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *asked)
 
@@ -269,11 +275,11 @@ def train(arguments) -> None:
     fields = pairs(arguments.fields)
     fields["profile"] = resolve_profile(fields.get("profile", "auto"))
     wanted = experiment(**fields)
-    from . import parallel, runs
+    from . import device, parallel, runs
 
     with parallel.joined(wanted.device):
         run = runs.run(wanted)
-        if parallel.rank():  # the first process alone evaluates
+        if device.rank():  # the first process alone evaluates
             return
     table = runs.collect([run]).set_index("protocol")[["trials", *runs.METRICS]]
     print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, {shown(run.folder)}")
@@ -291,26 +297,27 @@ def fields(arguments) -> None:
 
 def data(arguments) -> int:
     """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
-    from . import datasets, synthetic
+    from . import synvt
     from .config import DATA
+    from .data import check, datasets
 
     if arguments.croissant is not None and arguments.action != "describe":
         raise ValueError(f"--croissant belongs to data describe, not to data {arguments.action}: leave it out")
     if arguments.action == "make":
-        spec = synthetic.preset(arguments.name)
-        root, plan = user_path(arguments.path or datasets.data_root() / arguments.name), None
+        spec = synvt.preset(arguments.name)
+        root, plan = user_path(arguments.path or data_root() / arguments.name), None
         if arguments.like:
             lists = [datasets.identities(arguments.like / f"{part}_id.txt") for part in datasets.SPLITS]
-            plan = synthetic.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
-        print(f"{arguments.name}: {shown(synthetic.make(spec, root, plan=plan))}")
+            plan = synvt.read_structure(arguments.like / "rand_perm_cam.mat", *lists)
+        print(f"{arguments.name}: {shown(synvt.make(spec, root, plan=plan))}")
         return 0
     if arguments.action == "check":
         if arguments.name == "folder" and not arguments.path:
             raise ValueError("data check folder NAME: name the folder, by its path or as it is called in the data root")
         root = datasets.locate(arguments.path or DATA["paper"].get(arguments.name, arguments.name))
-        report = datasets.check(arguments.name, root, published=arguments.name != "folder")
+        report = check.check(arguments.name, root, published=arguments.name != "folder")
         print(report.to_string(index=False))
-        for sentence in datasets.problems(report):
+        for sentence in check.problems(report):
             print(sentence, file=sys.stderr)
         return 0 if report.ok.all() else 1
     root = datasets.locate(arguments.name)
@@ -320,10 +327,10 @@ def data(arguments) -> int:
         show(table, root, user_path(arguments.path or f"{root.name}.png"))
         return 0
     if arguments.croissant is not None:
-        from . import describe
+        from .data import croissant
 
-        about, path = describe.croissant(layout, root, table), arguments.croissant
-        print(describe.write_croissant(path, about) if path else json.dumps(about, indent=1))
+        about, path = croissant.croissant(layout, root, table), arguments.croissant
+        print(croissant.write_croissant(path, about) if path else json.dumps(about, indent=1))
         return 0
     counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
@@ -333,11 +340,11 @@ def data(arguments) -> int:
 
 def weights(arguments) -> None:
     """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
-    from . import model, pretrain
+    from . import backbones, pretrain
 
     if arguments.backbone not in pretrain.STARTS:
         raise ValueError(unknown("start", arguments.backbone, pretrain.STARTS))
-    path = arguments.path or model.weights_file(arguments.backbone, "synvt")
+    path = arguments.path or backbones.weights_file(arguments.backbone, "synvt")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file, as {path / 'start.safetensors'}")
     if arguments.action == "make" and not path.is_file():
@@ -350,7 +357,7 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
     import numpy as np
     from PIL import Image
 
-    from . import images
+    from .data import images
 
     chosen = table[table.pid.isin(table.pid.drop_duplicates()[:people])].drop_duplicates(["cam", "pid"])
     chosen = chosen.sort_values(["modality", "cam", "pid"]).reset_index(drop=True)
@@ -368,8 +375,9 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
 def tune(arguments: argparse.Namespace) -> None:
     from . import tuning
     from .config import TUNED, resolve_profile
+    from .suite import items
 
-    profile, methods = resolve_profile(arguments.profile), arguments.methods or tuning.methods_of_tables()
+    profile, methods = resolve_profile(arguments.profile), arguments.methods or items.methods_of_tables()
     path = arguments.out or results_root() / profile / ("places.csv" if arguments.places else "tuned.json")
     if arguments.places:
         made = tuning.place_table(methods, profile)
@@ -385,15 +393,15 @@ def tune(arguments: argparse.Namespace) -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
-    from . import calibrate, papers, plots, report
     from .config import resolve_profile
+    from .suite import calibrate, items, plots, tables
 
     profile = resolve_profile(arguments.profile)
-    found = calibrate.tables(lambda item: report.finished(profile, item))
+    found = calibrate.tables(lambda item: tables.finished(profile, item))
     if not found:
         raise ValueError(f"no two finished runs of profile {profile} can be compared: ./run_all.sh --profile {profile}")
     made = calibrate.measure(found, arguments.worlds, say=print)
-    facts = calibrate.facts(found, len(papers.comparisons(profile)))
+    facts = calibrate.facts(found, len(items.comparisons(profile)))
     folder = results_root() / profile / "report"
     folder.mkdir(parents=True, exist_ok=True)
     made.to_csv(folder / "calibration.csv", index=False, float_format="%.3f")
@@ -405,21 +413,21 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def plan(arguments) -> None:
     """Check the data, count runs, probe the time, hold the disk against it."""
-    from . import plan
+    from .batch import forecast
     from .config import resolve_profile
 
-    plan.state(resolve_profile(arguments.profile), arguments.jobs)
+    forecast.state(resolve_profile(arguments.profile), arguments.jobs)
 
 
 def results(arguments) -> None:
     """Write finished runs as one file or as an RO-Crate, or show such files beside the printed tables."""
-    from . import describe, exchange
     from .config import resolve_profile
+    from .suite import crate, exchange
 
     if arguments.action == "export":
         print(exchange.export(resolve_profile(arguments.profile), arguments.path))
     elif arguments.action == "crate":
-        print(describe.crate(resolve_profile(arguments.profile), arguments.path))
+        print(crate.crate(resolve_profile(arguments.profile), arguments.path))
     else:
         print(exchange.compare(arguments.files, arguments.out))
 

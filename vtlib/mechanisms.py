@@ -24,6 +24,10 @@ from torch import Tensor, nn
 from . import losses
 from .config import Experiment, arguments
 from .losses import LOSSES
+from .losses.dual_constraint import bounds
+from .losses.field import centre_distances, hardest
+from .losses.geometry import centres, length, members, nearest_other_centre
+from .losses.multi_constraint import directions, mine_pairs, pair_matrices, pair_weights, points
 from .model import PositionAttention
 
 LEAST = 0.01  # of a total: what stays below in every epoch did not act
@@ -38,25 +42,25 @@ def looked_at(name: str, options: dict, features: Tensor, labels: Tensor, modali
     of = {p.name: p.default for p in signature(call).parameters.values()} | options if call else {}
     batch = features, labels, modality
     if call is losses.batch_hard_triplet:
-        return hinges(*losses.hardest(*batch, of["cross_modality"]), of["margin"])
+        return hinges(*hardest(*batch, of["cross_modality"]), of["margin"])
     if call is losses.cmdc:
-        return hinges(*losses.bounds(*batch, of["bound"]), of["margin"])
+        return hinges(*bounds(*batch, of["bound"]), of["margin"])
     if call is losses.hetero_center_triplet:
-        return hinges(*losses.centre_distances(*batch), of["margin"])
+        return hinges(*centre_distances(*batch), of["margin"])
     if call is losses.center_metric:
-        centre = losses.centres(features, losses.members(*batch, least=2)[0])
-        return hinges(losses.length(centre[0] - centre[1]), losses.nearest_other_centre(centre), of["margin"])
+        centre = centres(features, members(*batch, least=2)[0])
+        return hinges(length(centre[0] - centre[1]), nearest_other_centre(centre), of["margin"])
     if call is losses.multi_similarity:
-        return mined(losses.pair_matrices(*batch, of["cross_modality"]), of["mining"], of["mining_margin"])
+        return mined(pair_matrices(*batch, of["cross_modality"]), of["mining"], of["mining_margin"])
     if call in (losses.adaptive_weighting, losses.multi_constraint):
         weights = {"i2i": "alpha", "c2i": "beta", "c2c": "omega"}
         relations = [r for r, w in weights.items() if of[w]] if call is losses.multi_constraint else [of["relation"]]
-        whole = losses.points(*batch)
-        parts = whole if local is None or "c2c" not in relations else losses.points(local.transpose(0, 1), *batch[1:])
+        whole = points(*batch)
+        parts = whole if local is None or "c2c" not in relations else points(local.transpose(0, 1), *batch[1:])
         matrices = [
             (similarity, positive, ~positive)
             for relation in relations
-            for similarity, positive in losses.directions(parts if relation == "c2c" else whole, relation)
+            for similarity, positive in directions(parts if relation == "c2c" else whole, relation)
         ]
         return mined(matrices, of["mining"], of["mining_margin"]) | weighed(matrices, of["weighting"])
     return {}
@@ -72,7 +76,7 @@ def mined(matrices: list[tuple[Tensor, Tensor, Tensor]], mining: str, margin: fl
     """Of the pairs of some matrices of cosines, each with its positives and negatives: means over matrices."""
     found = []
     for similarity, positive, negative in matrices:
-        kept = losses.mine_pairs(similarity, positive, negative, mining, margin)
+        kept = mine_pairs(similarity, positive, negative, mining, margin)
         pairs = [pair.expand(similarity.shape) for pair in (positive, negative)]
         shares = [keep[pair].double().mean() for keep, pair in zip(kept, pairs, strict=True)]
         means = [similarity[pair].mean() for pair in pairs]
@@ -85,7 +89,7 @@ def weighed(matrices: list[tuple[Tensor, Tensor, Tensor]], weighting: bool) -> d
     """How much the weights of S2 Eq. 10 differ among the positives of some matrices."""
     if not weighting:
         return {}
-    pull = torch.cat([losses.pair_weights(s)[0][p.expand(s.shape)] for s, p, _ in matrices])
+    pull = torch.cat([pair_weights(s)[0][p.expand(s.shape)] for s, p, _ in matrices])
     return {"weights": pull.std() / pull.mean()}
 
 
@@ -123,7 +127,7 @@ def attention_seen(net: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def of_step(e: Experiment, read, shares: Tensor | None, attention: list[Tensor], labels, modality) -> dict[str, float]:
-    """The columns of one step. read: term -> what it reads, as train.read(); shares: shares_of_gradient() or None."""
+    """The columns of one step. read: term -> what it reads (objective.read); shares: shares_of_gradient() or None."""
     found = {}
     if attention:
         alpha, share, entropy = torch.stack(attention).mean(0).tolist()

@@ -9,12 +9,12 @@ IDENTITY = {"id": {"weight": 1.0, "smoothing": 0.1}}  # open: S1 gives no zeta; 
 # open: where a metric loss acts; no paper says. The pooled feature is never negative, and its cosines lie within 0.002
 # of each other: thresholds of 0.5 and margins of 0.1 choose nothing there. Behind the neck they spread from -0.4 to
 # 0.6. A margin of 0.3 in distance needs a length, too: at length 1 distances lie between 0 and 2, and no loss drowns
-# the identity loss, as distances of 20 behind the neck do. Both places of each loss: benchmarks/results/*-places.csv
+# the identity loss, as distances of 20 behind the neck do. Both places of each loss: tests/speed/results/*-places.csv
 COSINES, DISTANCES = {"on": "neck"}, {"on": "neck", "normalise": True}
 TRIPLET = {"batch_hard_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
 CMDC = {"cmdc": {"weight": 3.0, "margin": 0.3, **DISTANCES}}  # weight: S1 section 4.4; open: S1 gives no margin
 HC_TRI = {"hetero_center_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
-CML = {"center_metric": {"weight": 1.0, "margin": 0.3, **DISTANCES}}  # in the spirit of: losses.center_metric
+CML = {"center_metric": {"weight": 1.0, "margin": 0.3, **DISTANCES}}  # in the spirit of: field.center_metric
 # open: one relation or one loss alone keeps the weight that I2I has in Eq. 5, and a mining rule its own margin
 MS = {"multi_similarity": {"weight": 0.5, "mining": "ms", "mining_margin": 0.1, **COSINES}}
 AWL = {"adaptive_weighting": {"weight": 0.5, "mining": "awl", "mining_margin": 0.2, **COSINES}}
@@ -45,7 +45,7 @@ METHODS = {
     "dpan": method(TRIPLET, "s1", attention=True),
     "cmdc": method(CMDC, "s1"),  # S1 Eq. 6: CMDC takes the triplet's place
     "dpan_cmdc": method(CMDC, "s1", attention=True),
-    # S2 Table 3: the baselines have the identity loss alone (papers.ERRORS says why)
+    # S2 Table 3: the baselines have the identity loss alone (items.ERRORS says why)
     "identity": method({}),
     "mc": method(mc()),
     "parts": method({}, parts=THREE_AND_SIX),
@@ -86,12 +86,10 @@ METHODS = {
     "dpan_mc": method(mc(), "s1", attention=True),
     "cmdc_awl": method({"cmdc": CMDC["cmdc"] | {"bound": "awl"}}, "s1"),
 }
-
 # MMD-ReID's margin of 1.4 belongs to its K = 4. The biased estimate of MMD^2 is not 0 where there is no gap between the
 # modalities: where all 2 K features of a person are equally far apart it is 2 (5 - 1.907) / K. At K = 2 a margin of 1.4
 # would let everything pass; 2.8 means there what 1.4 means at K = 4.
 _MMD_K2 = {"losses.margin_mmd.margin": 2.8}
-
 # What the `paper` profile sets, by layout, besides S1's recipe, which Experiment has by default; and what the others
 # set where a method's constants would mean something else
 _P6K8 = {"identities_per_batch": 6, "images_per_identity": 8}

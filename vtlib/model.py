@@ -1,17 +1,17 @@
 """The networks of both papers: first stages once per modality, a shared trunk, and a BN neck or heads of stripes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
+from math import lcm
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import stripes_do_not_fit
-from .files import data_root, user_path
-from .losses import at_least_single, to_device_of
+from .backbones import load_backbone
+from .losses.contract import at_least_single
+from .losses.geometry import to_device_of
 
 
 class Output(NamedTuple):
@@ -106,151 +106,6 @@ class PartHead(nn.Module):
         whole = F.relu(self.norm(self.reduce(pooled).flatten(1)))
         local = whole.unflatten(1, (self.stripes, -1))
         return whole, local, self.classifier(local)
-
-
-def thin_resnet() -> nn.Module:
-    """ResNet with one basic block a stage and 24, 48, 96, 192 channels (0.7 M parameters): a backbone for CPUs."""
-    from torchvision.models.resnet import BasicBlock, ResNet
-
-    net = ResNet(BasicBlock, [1, 1, 1, 1])
-    net.conv1, net.bn1, net.inplanes = nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), 24
-    for stage, (width, stride) in enumerate([(24, 1), (48, 2), (96, 2), (192, 2)], start=1):
-        setattr(net, f"layer{stage}", net._make_layer(BasicBlock, width, 1, stride))
-    net.fc = nn.Linear(192, 1000)
-    for m in net.modules():
-        if isinstance(m, nn.Conv2d):
-            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-    return net
-
-
-SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
-STARTED = ("thin", "resnet50")  # the backbones that have a start of SynVT people (pretrain.py)
-# ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
-FAMILY = ("resnet", "resnext", "wide_resnet")
-
-
-def weights_file(name: str, weights: str) -> Path | None:
-    """The file that `weights` names for a backbone; None for "none" and "imagenet", which are no file of ours.
-
-    "synvt" (pretrain.py) lies in the package, or where it is too large to ship, in the data root.
-    """
-    if weights in ("none", "imagenet"):
-        return None
-    if weights != "synvt":
-        return user_path(weights, "weights")
-    shipped = SHIPPED / f"synvt_{name}.safetensors"
-    return shipped if shipped.is_file() else data_root() / "weights" / shipped.name
-
-
-def load_backbone(name: str, weights: str) -> nn.Module:
-    """A torchvision ResNet by name, or "thin", started from `weights`: none, synvt, imagenet, or a state dict's file.
-
-    Raises: ValueError if the weights do not exist for, or do not fit, this backbone; RuntimeError if their download
-    fails; FileNotFoundError naming a missing file.
-    """
-    from torchvision import models  # here, as its import takes seconds that a reader of finished runs need not wait
-
-    known = ("thin", *(n for n in models.list_models(models) if n.startswith(FAMILY)))
-    if name not in known:
-        raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(known)}")
-    if weights == "imagenet" and name != "thin":
-        enum = models.get_model_weights(name)
-        try:
-            return models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
-        except OSError as error:
-            raise RuntimeError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.IMAGENET1K_V1.url} "
-                f"elsewhere and put the file into {torch.hub.get_dir()}/checkpoints, or give its path as weights=PATH, "
-                "or train from scratch with weights=none"
-            ) from error
-    if weights == "imagenet":
-        raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
-    net = thin_resnet() if name == "thin" else models.get_model(name, weights=None)
-    if file := weights_file(name, weights):
-        if weights == "synvt" and name not in STARTED:
-            has = " and ".join(STARTED)
-            raise ValueError(f"weights=synvt is made for {has}, not for {name}: set weights=none, imagenet or a file")
-        if weights == "synvt" and not file.is_file():
-            raise FileNotFoundError(f"{file} is not made yet: python -m vtlib.launch weights make {name}")
-        load_state(net, file, name)
-    return net
-
-
-def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
-    """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing.
-
-    The state may lie in the file as `state_dict`, `model_state_dict`, `model` or `net`, beside numbers of its training,
-    and its names may begin with `module.` or `backbone.`. A batch normalisation's counter of batches may be missing.
-    Raises: ValueError naming the file where it is broken, holds no state dict or does not fit; FileNotFoundError.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    state = without_prefix(state_dict_of(read_weights(path), path))
-    own = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
-    needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}
-    for k, v in needed.items():
-        if k not in state or state[k].shape != v.shape:
-            has = f"has {tuple(state[k].shape)}, not {tuple(v.shape)}" if k in state else "is missing"
-            begins = ", ".join(list(state)[:3])
-            raise ValueError(f"weights file {path} does not fit {name}: {k} {has} (its names begin with {begins})")
-        if not state[k].is_floating_point() or state[k].layout != torch.strided or state[k].is_meta:
-            kind = "complex" if state[k].is_complex() else f"{state[k].dtype}, {state[k].layout}"
-            raise ValueError(f"weights file {path}: {k} is {kind}: save dense weights of floating point")
-        if not torch.isfinite(state[k]).all():
-            raise ValueError(f"weights file {path} has NaN or infinite values in {k}: take another file")
-    net.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
-    return net
-
-
-def read_weights(path: Path) -> object:
-    """What a .safetensors or torch file holds, NumPy numbers included; no code in it is run."""
-    repair = "save the network's state_dict() with torch.save or safetensors"
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals(numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many kinds for a broken file
-        if not path.stat().st_size:
-            why = "it is empty"
-        elif "allowed global" in str(error):
-            why = "it holds more than tensors and numbers, such as a whole network"
-        else:
-            why = f"it is cut, or of another kind: {type(error).__name__}"
-        raise ValueError(f"weights file {path} cannot be read ({why}): {repair}") from error
-
-
-def numpy_scalars() -> list:
-    """What a file needs in order to hold NumPy numbers, such as a best mAP, beside its tensors."""
-    import numpy as np
-
-    kinds = {type(np.dtype(c)) for c in "?bhilqBHILQefdgSU"}
-    return [np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.dtype, np.ndarray, *kinds]
-
-
-def state_dict_of(found: object, path: Path) -> dict[str, Tensor]:
-    """The tensors by name in what a weights file holds; those of `state_dict`, `model` or `net` where it has one."""
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if isinstance(found, nn.Module) or not isinstance(found, Mapping):
-        raise ValueError(f"weights file {path} holds a {type(found).__name__}, not a state dict of names and tensors")
-    state = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
-    if not state:
-        keys = ", ".join(map(str, list(found)[:5])) or "nothing"
-        raise ValueError(f"weights file {path} holds no state dict of names and tensors, but {keys}")
-    return state
-
-
-def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as a ResNet has them: what stands before `conv1.weight` is cut off where all stages stand behind it."""
-    for name in state:
-        prefix = name.removesuffix("conv1.weight")
-        if name.endswith("conv1.weight") and f"{prefix}bn1.weight" in state and "layer" not in prefix:
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return state
 
 
 class TwoStreamNet(nn.Module):
@@ -355,3 +210,11 @@ def remove_stride(block: nn.Module) -> None:
     for m in block.modules():
         if isinstance(m, nn.Conv2d):
             m.stride = (1, 1)
+
+
+def stripes_do_not_fit(height: int, rows: int, stripes: list[int]) -> str:
+    """The sentence for an input whose last map of `rows` rows cannot be cut into these numbers of stripes."""
+    stride, whole = 1 << (-(-height // rows) - 1).bit_length(), lcm(*stripes)
+    near = stride * whole * max(1, round(rows / whole))
+    names = " and ".join(map(str, stripes))
+    return f"an input {height} pixels high gives a map of {rows} rows, which {names} stripes do not divide: try {near}"

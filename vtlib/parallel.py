@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .device import local_rank, rank, world
-from .losses import at_least_single
+from .losses.contract import at_least_single
 from .model import Output
 
 T = TypeVar("T")

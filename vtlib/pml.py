@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .losses import to_device_of
-from .names import unknown
+from .common import unknown
+from .losses.geometry import to_device_of
 
 PREFIX = "pml:"
 PARTS = {"miner": "miners", "distance": "distances", "reducer": "reducers", "embedding_regularizer": "regularizers"}

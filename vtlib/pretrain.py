@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import datasets, runs, train
-from . import images as im
+from . import device, runs, train
+from .common import results_root
 from .config import NOT_HASHED, Experiment, experiment
+from .data import datasets
+from .data import images as im
 from .files import read_json_lines, whole
 from .model import TwoStreamNet
 
@@ -49,14 +51,14 @@ def make(backbone: str, target: Path, wanted: Experiment | None = None) -> Path:
     Its metadata says how it was made: experiment, data digest, history, versions, device, commit.
     """
     wanted = wanted or STARTS[backbone]
-    folder = runs.results_root() / wanted.profile / "weights" / wanted.run_id
+    folder = results_root() / wanted.profile / "weights" / wanted.run_id
     folder.mkdir(parents=True, exist_ok=True)
     table, store = people(wanted)
     net = train.fit(wanted, table, store.pixels, folder, origin=origin(wanted, store))
     history = read_json_lines(folder / "history.jsonl", f"delete {folder} and call this again")
     about = {"experiment": wanted.model_dump(mode="json"), "data_digest": store.digest, "history": history}
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {k: json.dumps(v) for k, v in (about | runs.environment(wanted)).items()}
+    metadata = {k: json.dumps(v) for k, v in (about | device.environment(wanted.device, wanted.precision)).items()}
     with whole(target) as part:
         save_file(as_resnet(net), part, metadata=metadata)
     (folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -8,8 +8,8 @@ transductive: they look at all test images at once, queries included, before the
 such a number says what a network finds in a set that is closed and known, and is never to be set beside plain ones
 without its name.
 - "centred": the mean over the test images of a modality is taken off the features of that modality, and these are
-  L2-normalised again (evaluate.centred): what moved all features of a camera alike is gone.
-- "adapted": the network's batch normalisations have the statistics of the test images (evaluate.adapted; Li et al.
+  L2-normalised again (inference.centred): what moved all features of a camera alike is gone.
+- "adapted": the network's batch normalisations have the statistics of the test images (inference.adapted; Li et al.
   2016, Revisiting Batch Normalization For Practical Domain Adaptation, arXiv 1603.04779).
 - "adapted centred": the features of the adapted network, centred.
 """
@@ -18,14 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from . import evaluate
-from .names import unknown
+from . import bootstrap, evaluate, inference, ranking
+from .common import unknown
+from .ranking import as_array, finite, some_rows
 
 SHOTS = (1, 10)  # images of each identity and camera in a SYSU-MM01 gallery
 GALLERIES = ("official", "community")  # how a SYSU-MM01 gallery is drawn
@@ -85,7 +87,7 @@ class Embedded:
     Args: layout: sysu, regdb, folder or val; images: features (N, D), and columns() of the test images; permutations:
         of the official SYSU-MM01 galleries, where they are at hand; way: one of WAYS, part of the name of every search.
         Centring happens here; features of an adapted network are for the caller to bring.
-    Raises: ValueError for another way, and what evaluate.centred() raises.
+    Raises: ValueError for another way, and what inference.centred() raises.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Embedded:
     ):
         self.way = known_way(way)
         if way.endswith("centred"):
-            images = {**images, "features": evaluate.centred(images["features"], images["modality"])}
+            images = {**images, "features": inference.centred(images["features"], images["modality"])}
         self.layout, self.images, self.permutations = layout, images, permutations
         self.found: dict[tuple[Search, int], tuple] = {}  # ranked() once: metrics, single queries and chance share it
         self.sides = tuple((images["modality"] == m).nonzero()[:, 0].numpy() for m in (0, 1))  # visible, thermal
@@ -109,7 +111,7 @@ class Embedded:
     @cached_property
     def similarity(self) -> Tensor:
         """(V, T) of all visible and all thermal images."""
-        return evaluate.similarity_matrix(*(self.images["features"][side] for side in self.sides))
+        return ranking.similarity_matrix(*(self.images["features"][side] for side in self.sides))
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -141,7 +143,7 @@ class Embedded:
         cameras = evaluate.GALLERY_CAMERAS[mode]
         return min((len(numbers) for (_, cam), numbers in self.sysu.sets.items() if cam in cameras), default=0)
 
-    def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, list[tuple[evaluate.Ranked, np.ndarray]]]:
+    def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, list[tuple[ranking.Ranked, np.ndarray]]]:
         """Rows of the queries (Q,), and of each trial what they find and the rows of its gallery (G,).
 
         Raises: ValueError for a search whose name says another way than that of these features.
@@ -153,15 +155,15 @@ class Embedded:
             self.found[key] = query, list(found)
         return self.found[key]
 
-    def rank(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[evaluate.Ranked, np.ndarray]]]:
+    def rank(self, search: Search, trials: int) -> tuple[np.ndarray, Iterator[tuple[ranking.Ranked, np.ndarray]]]:
         """What ranked() keeps."""
         if search.mode:
             candidates = np.flatnonzero(np.isin(self.images["cam"].numpy(), evaluate.GALLERY_CAMERAS["all"]))
             found = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
-            return self.sysu.query, ((ranked, candidates[gallery.columns]) for ranked, gallery in found)
+            return self.sysu.query, ((ranked, candidates[columns]) for ranked, columns in found)
         query, gallery, similarity, hidden = self.sided(search.direction)
         exclude = hidden if hidden.any() else None
-        ranked = evaluate.rank_queries(similarity, self.pids[query], self.pids[gallery], exclude=exclude)
+        ranked = ranking.rank_queries(similarity, self.pids[query], self.pids[gallery], exclude=exclude)
         return query, iter([(ranked, gallery)])
 
     def sided(self, direction: str) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
@@ -171,15 +173,15 @@ class Embedded:
         return *self.sides[::-1], self.similarity.T, self.hidden.T
 
     def hubness(self, direction: str, k: int = 10) -> dict[str, float]:
-        """evaluate.hubness() of all images of one modality that search all of the other, with a match or without."""
+        """hubness() of all images of one modality that search all of the other, with a match or without."""
         _, _, similarity, hidden = self.sided(direction)
-        return evaluate.hubness(similarity, k, exclude=hidden)
+        return hubness(similarity, k, exclude=hidden)
 
     def chance_hubness(self, direction: str, k: int = 10, draws: int = 20) -> dict[str, float]:
         """The same of random orders, the mean of some."""
         _, _, similarity, hidden = self.sided(direction)
         g = np.random.default_rng(0)
-        found = [evaluate.hubness(g.random(similarity.shape), k, exclude=hidden) for _ in range(draws)]
+        found = [hubness(g.random(similarity.shape), k, exclude=hidden) for _ in range(draws)]
         return pd.DataFrame(found).mean().to_dict()
 
     def seen(self, query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -197,7 +199,7 @@ class Embedded:
         for trial, (ranked, gallery) in enumerate(self.ranked(search, trials)[1]):
             length = len(np.unique(self.pids[gallery])) if search.mode else len(gallery)
             name = {"trial": trial} if search.mode else {"direction": search.direction}
-            rows.append(evaluate.row(evaluate.mean_over_queries(ranked, length), len(gallery), **name))
+            rows.append(evaluate.row(ranking.mean_over_queries(ranked, length), len(gallery), **name))
         return pd.DataFrame(rows)
 
     def tables(self, trials: int) -> dict[str, pd.DataFrame]:
@@ -208,9 +210,9 @@ class Embedded:
         return found
 
     def queries(self, search: Search, trials: int) -> pd.DataFrame:
-        """What each query adds to the metrics, mean over trials: pid, row, and what evaluate.of_queries() gives."""
+        """What each query adds to the metrics, mean over trials: pid, row, and what ranking.of_queries() gives."""
         query, found = self.ranked(search, trials)
-        table = evaluate.of_queries(ranked for ranked, _ in found)
+        table = ranking.of_queries(ranked for ranked, _ in found)
         table.insert(0, "pid", self.pids[query])
         table.insert(1, "row", self.images["row"].numpy()[query])
         return table
@@ -222,14 +224,14 @@ class Embedded:
         for _, gallery in found:
             seen = self.seen(query, gallery)
             matches = ((self.pids[query][:, None] == self.pids[gallery]) & seen).sum(1)
-            values = np.stack(evaluate.chance(matches, seen.sum(1)), 1)
+            values = np.stack(chance(matches, seen.sum(1)), 1)
             tables.append(np.where(matches[:, None] > 0, values, np.nan))
         return pd.DataFrame(np.mean(tables, axis=0), columns=["rank1", "mAP"])
 
     def summary(self, trials: int) -> pd.DataFrame:
         """What each search finds, in percent, a row a search: the metrics, mean over trials, and a scale.
 
-        rank1_low, rank1_high, mAP_low, mAP_high: 95 % interval over people (evaluate.bootstrap_mean); chance_rank1,
+        rank1_low, rank1_high, mAP_low, mAP_high: 95 % interval over people (bootstrap_mean); chance_rank1,
         chance_mAP; queries, people, gallery, and galleries: how many different ones the trials drew.
         """
         rows = {}
@@ -238,7 +240,7 @@ class Embedded:
             metrics = 100 * table.drop(columns=["trial", "direction", "queries", "gallery"], errors="ignore")
             ends, lowest = {}, 100 * self.chance(search, trials).mean()
             for metric in ("rank1", "mAP"):
-                low, high = evaluate.bootstrap_mean(100 * each[metric], each.pid)
+                low, high = bootstrap.bootstrap_mean(100 * each[metric], each.pid)
                 ends |= {f"{metric}_low": low, f"{metric}_high": high, f"chance_{metric}": lowest[metric]}
             sizes = {"queries": len(each), "people": each.pid.nunique(), "gallery": table.gallery.iloc[0]}
             rows[str(search)] = {**metrics.mean(), **ends, **sizes, "galleries": self.galleries(search, trials)}
@@ -257,7 +259,7 @@ class Embedded:
         (n, top) nearest first, whether each is a match (n, top), and a title for each query.
         """
         visible, thermal = self.sides
-        found = evaluate.rank_queries(
+        found = ranking.rank_queries(
             self.similarity.T,
             self.pids[thermal],
             self.pids[visible],
@@ -286,3 +288,38 @@ def rehearse(layout: str, test: pd.DataFrame, permutations: Mapping | None, tria
     """
     features = torch.randn(len(test), 4, generator=torch.Generator().manual_seed(0))
     return list(Embedded(layout, columns(test) | {"features": features}, permutations).tables(trials))
+
+
+def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Expected rank-1 and average precision of a random order, as fractions, of queries with `matches` in `gallery`.
+
+    m / g, and the mean over ranks k of the expected precision there: with H = 1 + 1/2 + ... + 1/g it is
+    H / g + (m - 1) (g - H) / (g (g - 1)). Args: matches m, gallery g: whole numbers (Q,), m >= 1.
+    """
+    m, g = np.broadcast_arrays(np.asarray(matches, float), np.asarray(gallery, float))
+    harmonic = np.concatenate([[0], (1 / np.arange(1, g.max(initial=1) + 1)).cumsum()])[g.astype(int)]
+    return m / g, harmonic / g + (m - 1) * (g - harmonic) / np.maximum(g * (g - 1), 1)
+
+
+def hubness(similarity, k: int = 10, *, exclude=None) -> dict[str, float]:
+    """How unevenly queries choose from a gallery: hub_share and hub_skewness of a similarity (Q, G), larger is nearer.
+
+    hub_share: the share of the queries whose nearest image is the one that is nearest most often, from about 1 / G to
+    1. hub_skewness: that of N_k, how often an image is among the k nearest of a query, over the gallery:
+    mean((N_k - mean)^3) / sd^3; 0 where all are chosen equally often, as with k >= G. k is at most G. Of equal
+    similarities the earlier image is nearer. No label is read.
+    Source: Radovanovic, Nanopoulos and Ivanovic 2010, Hubs in Space, JMLR 11, section 2, for points that search each
+    other; here queries search a gallery.
+    Args: exclude (Q, G) bool: images that a query may not see. Raises: ValueError as rank_queries(), or if k < 1.
+    """
+    shape = tuple(as_array(similarity).shape)
+    if len(shape) != 2 or not all(shape) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"hubness needs a similarity (Q, G) with Q, G > 0 and k >= 1, not {shape} and k={k!r}")
+    scores = finite(as_array(similarity))
+    hidden = np.zeros(shape, bool) if exclude is None else some_rows(exclude, "exclude", np.arange(shape[0]), shape[1])
+    order = np.argsort(np.where(hidden, np.inf, -scores), axis=1, kind="stable")[:, :k]
+    seen = ~np.take_along_axis(hidden, order, axis=1)
+    first, chosen = (np.bincount(o[s], minlength=shape[1]) for o, s in ((order[:, :1], seen[:, :1]), (order, seen)))
+    spread = chosen - chosen.mean()
+    skewness = (spread**3).mean() / spread.std() ** 3 if spread.any() else 0.0
+    return {"hub_share": float(first.max() / shape[0]), "hub_skewness": float(skewness)}

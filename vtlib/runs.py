@@ -5,37 +5,35 @@ last and atomically, metrics.json: the only sign of "done".
 """
 
 import hashlib
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
-from itertools import islice, product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from . import __version__, datasets, evaluate, machine, parallel, protocols, synthetic, train
+from . import device, inference, parallel, protocols, synvt, train
 from . import device as devices
-from . import images as im
+from .backbones import weights_file
+from .common import data_root, results_root
 from .config import NOT_HASHED, Experiment, upgraded
-from .files import digest, lock, read_json, read_json_lines, results_root, whole, write_json
-from .model import TwoStreamNet, weights_file
+from .data import datasets
+from .data import images as im
+from .device import environment, peak_memory
+from .files import digest, lock, read_json, read_json_lines, whole, write_json
+from .model import TwoStreamNet
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
-# the files whose code decides a result: what is read, learned, searched and counted
-RESULT_CODE = ("datasets", "device", "evaluate", "images", "losses", "model", "parallel", "pml", "protocols", "train")
-TRAINING_CODE = ("device", "images", "losses", "model", "parallel", "pml", "train")  # what is learned by
+# files of the package that decide what is learned; with RESULT_CODE, also what is read, searched and counted
+TRAINING_CODE = ("backbones", "data/batches", "data/images", "device", "losses/*", "model", "objective", "parallel")
+TRAINING_CODE += ("pml", "train")
+RESULT_CODE = (*TRAINING_CODE, "bootstrap", "data/datasets", "evaluate", "inference", "protocols", "ranking")
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -166,10 +164,10 @@ def chance(run: Run, protocol: str) -> pd.Series:
 def data_folder(name: str) -> Path:
     """The folder of a data set; an embedded one, also of changed values, is made or finished where it is missing.
 
-    Raises: FileNotFoundError for any other set that is not there; what synthetic.preset() raises.
+    Raises: FileNotFoundError for any other set that is not there; what synvt.preset() raises.
     """
-    if name.split(",")[0] in synthetic.PRESETS:
-        return synthetic.make(synthetic.preset(name), datasets.data_root() / name)
+    if name.split(",")[0] in synvt.PRESETS:
+        return synvt.make(synvt.preset(name), data_root() / name)
     return datasets.locate(name)
 
 
@@ -197,7 +195,7 @@ def read_table(experiment: Experiment) -> pd.DataFrame:
 def place_of_data(experiment: Experiment) -> tuple:
     """What a digest of data is of."""
     fields = ("data", "dataset", "split", "height", "width")
-    return datasets.data_root(), *(getattr(experiment, name) for name in fields)
+    return data_root(), *(getattr(experiment, name) for name in fields)
 
 
 def data_digest(experiment: Experiment) -> str:
@@ -235,7 +233,7 @@ def run(experiment: Experiment) -> Run:
     """
     folder = results_root() / experiment.profile / "runs" / experiment.run_id
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_suffix(".lock")) if parallel.rank() == 0 else nullcontext():
+    with lock(folder.with_suffix(".lock")) if device.rank() == 0 else nullcontext():
         if not parallel.from_first(lambda: is_done(Run(experiment, folder))):
             for other in in_other_precision(experiment):
                 if (folder.with_name(other.run_id) / "metrics.json").is_file():
@@ -289,7 +287,8 @@ def start_digest(experiment: Experiment) -> str:
 
 def code_digest(names: Iterable[str] = RESULT_CODE) -> str:
     """sha256 of some files of the package."""
-    return digest((Path(__file__).with_name(f"{name}.py") for name in names), None)
+    package = Path(__file__).parent
+    return digest((file for name in names for file in sorted(package.glob(f"{name}.py"))), None)
 
 
 def other_code(run: Run) -> str:
@@ -313,16 +312,16 @@ def make(experiment: Experiment, folder: Path) -> None:
     stop_before_work(experiment, permutations)
     table, store = parallel.first_then_others(lambda: load_data(experiment))
     test = table[table.split == "test"]
-    if parallel.rank() == 0:
+    if device.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
     start_of_net = start_digest(experiment)
     origin = store.digest + start_of_net + experiment.model_dump_json(exclude=NOT_HASHED)
     origin += code_digest(TRAINING_CODE)  # epochs of two codes are the result of neither
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
-    if parallel.rank():
+    if device.rank():
         return
-    features = extract(net, test, store)
+    features = features_of(net, test, store)
     if not features.isfinite().all():
         raise FloatingPointError("features are not finite after the last epoch: lower lr or the weight of a loss")
     images = protocols.columns(test) | {"features": features}
@@ -344,7 +343,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "last_call_seconds": time.perf_counter() - start,
             "peak_memory": peak_memory(),
             "parameters": sum(p.numel() for p in net.parameters()),
-            **environment(experiment),
+            **environment(experiment.device, experiment.precision),
         },
     )
     (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -375,202 +374,9 @@ def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
         raise ValueError(f"{place}: the test images cannot be searched: {error}") from error
 
 
-def extract(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
+def features_of(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
     """Features (n, D) of some rows of a table, whose index points into the store."""
-    return evaluate.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
-
-
-def transfer(run: Run, root: str | Path, *, histograms: bool = False, way: str = "plain") -> dict[str, pd.DataFrame]:
-    """Both directions of a run's network on the test rows of a plain folder of images, same-instant pairs left out.
-
-    Args: histograms: the untrained baseline on the same images instead of the network; way: one of protocols.WAYS.
-    """
-    return transferred(run, root, histograms, way).tables(1)
-
-
-def transfer_queries(run: Run, root: str | Path, *, histograms: bool = False, way: str = "plain") -> pd.DataFrame:
-    """The same by query, a row for each that has a match: direction, pid, rank1 (0 or 1), mAP (its own precision).
-
-    Its means are those of transfer(). Beside them chance_rank1 and chance_mAP, which a random order would have.
-    """
-    return by_query(transferred(run, root, histograms, way))
-
-
-def by_query(test: protocols.Embedded) -> pd.DataFrame:
-    """transfer_queries() of the features of a set whose searches have two sides."""
-    frames = []
-    for search in test.searches():
-        each, lowest = test.queries(search, 1), test.chance(search, 1)
-        chances = {f"chance_{metric}": lowest[metric] for metric in lowest}
-        frames.append(each[["pid", "rank1", "mAP"]].assign(**chances, direction=search.direction).dropna())
-    return pd.concat(frames, ignore_index=True)
-
-
-def transfer_table(done: dict[str, list[Run]], root: str | Path, ways: Iterable[str] = ("plain",)) -> pd.DataFrame:
-    """Networks on the test rows of a plain folder beside histograms of gradients and chance, with intervals, fractions.
-
-    A query's value is its mean over the runs of a row. Intervals (evaluate.bootstrap_mean, 95 %) are over queries, and
-    over people where a name ends in _people. Those of `gain` are of the difference to histograms, query by query, those
-    of `change` of the difference to the same row searched plain. Histograms have no statistics to adapt: networks that
-    are adapted stand beside histograms that are not, and centred where the networks are.
-
-    Args: ways: some of protocols.WAYS; plain is always among them, and first.
-    Returns: a row for each way, direction, row and metric (rank1, mAP): value, low, high, low_people, high_people, gain
-        with the same four, queries, people; way and protocol, the search's name; change with the same four; hub_share
-        and hub_skewness (evaluate.hubness) of all images of the folder, mean over runs, for chance over random orders.
-    """
-    ways = list(dict.fromkeys(["plain", *ways]))
-    first, of_histograms = next(iter(done.values()))[0], {way: unadapted(way) for way in ways}
-    histograms = in_ways(first, root, set(of_histograms.values()), histograms=True)
-    networks = {row: [in_ways(run, root, ways) for run in group] for row, group in done.items()}
-    plain, rows = {}, []
-    for way in ways:
-        tests = {"gradient histograms": [histograms[way]]} if way in histograms else {}
-        tests |= {row: [of[way] for of in group] for row, group in networks.items()}
-        base = by_query(histograms[of_histograms[way]])
-        of_row = {row: sum(by_query(t)[["rank1", "mAP"]] for t in group) / len(group) for row, group in tests.items()}
-        of_row["chance"] = base[["chance_rank1", "chance_mAP"]].set_axis(["rank1", "mAP"], axis=1)
-        plain = plain or of_row
-        for (direction, queries), (row, found) in product(base.groupby("direction", sort=False), of_row.items()):
-            hubs = [t.hubness(direction) for t in tests.get(row, [])] or [histograms["plain"].chance_hubness(direction)]
-            more = {"way": way, "protocol": str(protocols.Search("folder", direction, way=way))}
-            more |= pd.DataFrame(hubs).mean().to_dict()
-            for metric in found:
-                value = found[metric][queries.index]
-                facts = {"direction": direction, "row": row, "metric": metric} | intervals("value", value, queries.pid)
-                facts |= intervals("gain", value - queries[metric], queries.pid)
-                facts |= {"queries": len(queries), "people": queries.pid.nunique()}
-                change = intervals("change", value - plain[row][metric][queries.index], queries.pid)
-                rows.append(facts | more | change)
-    return pd.DataFrame(rows)
-
-
-def unadapted(way: str) -> str:
-    """The one of protocols.WAYS that leaves the network as it is and does the rest."""
-    return way.removeprefix("adapted").strip() or "plain"
-
-
-def intervals(name: str, values: pd.Series, people: pd.Series) -> dict[str, float]:
-    """The mean, and its intervals over queries and over people."""
-    low, high = evaluate.bootstrap_mean(values)
-    whole = evaluate.bootstrap_mean(values, people)
-    ends = {"low": low, "high": high, "low_people": whole[0], "high_people": whole[1]}
-    return {name: values.mean()} | {(end if name == "value" else f"{name}_{end}"): v for end, v in ends.items()}
-
-
-def names_training_people(root: str | Path) -> bool:
-    """Whether a folder of images has people to train on, named in its split.csv."""
-    return bool((datasets.read("folder", datasets.locate(root)).split == "train").any())
-
-
-def searched_folder(experiment: Experiment, root: str | Path) -> Experiment:
-    """An experiment as if it were of a folder, whose images its network searches."""
-    own = {"dataset": "folder", "data": str(root), "split": 1, "validation_identities": 0, "train_on": "train"}
-    return experiment.but(**own)
-
-
-def transferred(run: Run, root: str | Path, histograms: bool = False, way: str = "plain") -> protocols.Embedded:
-    """The test rows of a folder as features of a run's network, or as histograms, prepared in one of protocols.WAYS."""
-    return in_ways(run, root, [way], histograms)[way]
-
-
-def in_ways(run: Run, root: str | Path, ways: Iterable[str], histograms: bool = False) -> dict[str, protocols.Embedded]:
-    """transferred() in several ways, of which those of one network share its features."""
-    ways = [protocols.known_way(way) for way in ways]
-    if histograms and any(way != unadapted(way) for way in ways):
-        raise ValueError("histograms of gradients have no batch normalisation to adapt: choose plain or centred")
-    wanted = searched_folder(run.experiment, root)
-    if found := datasets.obstacles("folder", read_table(wanted), root=datasets.locate(root), train=False):
-        raise ValueError(found[0])
-    table, store = load_data(wanted)
-    test = table[table.split == "test"]
-    index, modality = test.index.to_numpy(), test.modality.to_numpy()
-
-    def features(adapts: bool) -> Tensor:
-        if histograms:
-            return evaluate.gradient_histogram(store.pixels[index])
-        net = evaluate.adapted(run.net(), store.pixels, index, modality) if adapts else run.net()
-        return extract(net, test, store)
-
-    of = {way: way != unadapted(way) for way in ways}
-    made, columns = {adapts: features(adapts) for adapts in set(of.values())}, protocols.columns(test)
-    return {
-        way: protocols.Embedded("folder", columns | {"features": made[adapts]}, way=way) for way, adapts in of.items()
-    }
-
-
-@torch.inference_mode()
-def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the metric loss of a run reads in its first batches, network in evaluation mode, images not augmented.
-
-    Yields: features (B, D), labels (B,), modality (B,), rows sorted by modality and identity.
-    """
-    table, store = load_data(run.experiment)
-    rows = table[table.split == "train"]
-    term = next((term for name, term in run.experiment.losses.items() if name != "id"), {})
-    sampler, batches, net = (
-        train.make_sampler(run.experiment, rows),
-        train.Batches(rows, store.pixels, "cpu"),
-        run.net(),
-    )
-    for index in islice(sampler.epoch(0), count):
-        images, labels, modality = batches(index, im.normalise), batches.labels[index], batches.modality[index]
-        order = torch.from_numpy(np.lexsort((labels, modality)))
-        features = train.read(net(images, modality), term)[0][0]
-        yield features[order], labels[order], modality[order]
-
-
-def examples(test: protocols.Embedded, store: im.Store, queries: int = 6, top: int = 8) -> dict:
-    """Searches that go well, as usual, and badly, as arguments of plots.retrievals; `store` has the set's images."""
-    chosen, found, right, titles = test.examples(queries, top)
-    row = test.images["row"].numpy()
-    shown = np.where(found < 0, -1, row[found])
-    return {"pixels": store.pixels, "queries": row[chosen], "found": shown, "right": right, "names": titles}
-
-
-def environment(experiment: Experiment) -> dict:
-    """What a number may depend on besides the experiment: versions, device, threads, commit, time."""
-    device = devices.pick(experiment.device)
-    versions = {"vtlib": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
-    return {
-        "versions": versions | {"numpy": np.__version__, "python": platform.python_version()},
-        "device": f"{device}: {name}",
-        "precision": experiment.precision,
-        "processes": parallel.world(),
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def peak_memory() -> dict[str, float]:
-    """The most memory this process has held so far, in GB: of the machine, mapped images included, and of its GPU."""
-    held = {"host": machine.peak_memory(children=False)}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        held["device"] = torch.cuda.max_memory_reserved() / 1e9
-    return {where: round(gigabytes, 3) for where, gigabytes in held.items()}
-
-
-def processor() -> str:
-    """The processor's name and the number of its cores."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.is_file()
-        else []
-    )
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """The commit of the code, with + where files differ from it; "" outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return inference.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
 
 
 def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:

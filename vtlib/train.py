@@ -1,6 +1,5 @@
 """fit(): the training loop, the only place with backward(). Stops and goes on at any epoch, bit-equal on a CPU."""
 
-import inspect
 import io
 import json
 import sys
@@ -17,93 +16,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import device as devices
-from . import evaluate, mechanisms, parallel
-from . import images as im
-from .config import Experiment, arguments, check_options
+from . import inference, mechanisms, parallel, ranking
+from .backbones import load_backbone
+from .config import Experiment
+from .data.batches import Batches, PKSampler, augment, draw, normalise
+from .device import pick, rank, world
 from .files import whole
-from .losses import LOSSES, at_least_single, cmdc, one_number, unit
-from .model import Output, TwoStreamNet, load_backbone
-from .pml import Loss, is_theirs
+from .losses import cmdc
+from .model import TwoStreamNet
+from .objective import loss_terms, make_losses, read
 
 NAN_CHECK_EVERY = 10  # steps on a CPU. Reading the losses stalls a GPU, so there they are checked once an epoch
-
-
-def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
-    """The loss terms of an experiment by name, one loss for each feature read; those of PML may have weights."""
-    terms = {}
-    for name, term in experiment.losses.items():
-        options = arguments(term)
-        terms[name] = nn.ModuleList(
-            Loss(name, options, net.num_classes, width)
-            if is_theirs(name)
-            else Term(name, options, experiment.over_parts)
-            for width in widths(net, term)
-        )
-    return nn.ModuleDict(terms)
-
-
-def widths(net: TwoStreamNet, term: dict) -> list[int]:
-    """How many numbers each feature has that a term reads, as read() gives them."""
-    of_stripes = [head.norm.num_features // head.stripes for head in net.heads for _ in range(head.stripes)]
-    return {"pooled": net.widths, "neck": [net.dim], "stripes": of_stripes}[term.get("on", "pooled")]
-
-
-class Term(nn.Module):
-    """One of our losses with its arguments; a loss that reads stripes takes over_parts unless an argument says else.
-
-    Raises: ValueError for an argument that the loss does not have.
-    """
-
-    def __init__(self, name: str, options: dict, over_parts: str):
-        super().__init__()
-        self.name = name
-        check_options(name, options)
-        parameters = inspect.signature(LOSSES[name]).parameters
-        counts = {k: int(v) for k, v in options.items() if parameters[k].annotation is int}
-        stripes = {"over_stripes": over_parts} if "over_stripes" in parameters else {}
-        self.call = partial(LOSSES[name], **stripes | options | counts)
-        self.reads_stripes = "local" in parameters
-
-    def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
-        value = self.call(features, labels, modality, **({"local": local} if self.reads_stripes else {}))
-        return one_number(self.name, value, features)
-
-
-def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
-    """Every loss of an experiment, unweighted, (T,) in the order of `experiment.losses`; in float32 at least.
-
-    The identity loss reads the logits of every classifier, a metric loss what read() gives it: their sum, or their
-    mean, as Experiment.over_parts says.
-    """
-    terms = []
-    for name, each in losses.items():
-        if name == "id":
-            value, count = each[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
-        else:
-            heads = read(out, experiment.losses[name])
-            value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True))
-            count = len(heads)
-        terms.append(value / count if experiment.over_parts == "mean" else value)
-    return torch.stack(terms)
-
-
-def read(out: Output, term: dict) -> list[tuple[Tensor, Tensor | None]]:
-    """What a metric loss reads where its term says `on`: features (B, D), and stripes (B, S, d) where there are any.
-
-    pooled: the pooled feature before the BN neck, or that of each part head, with its stripes; neck: the retrieval
-    feature, behind the BN neck, or of all part heads together; stripes: the feature of each stripe by itself.
-    normalise: all of them at length 1, so that distances lie between 0 and 2.
-    """
-    place = term.get("on", "pooled")
-    if place == "neck":
-        found = [(out.features, None)]
-    elif place == "stripes":
-        found = [(x, None) for local in out.local for x in local.unbind(1)]
-    else:
-        found = list(zip(out.pooled, out.local, strict=True))
-    ready = unit if term.get("normalise") else at_least_single
-    return [(ready(x), None if s is None else ready(s)) for x, s in found]
 
 
 def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
@@ -146,23 +69,11 @@ def learning_rate(experiment: Experiment, epoch: int) -> float:
     return experiment.lr * warm * experiment.gamma ** sum(epoch >= m for m in experiment.milestones)
 
 
-def make_sampler(experiment: Experiment, rows: pd.DataFrame) -> im.PKSampler:
+def make_sampler(experiment: Experiment, rows: pd.DataFrame) -> PKSampler:
     """P x K sampler of the training rows; an epoch passes over the larger modality once unless told otherwise."""
     p, k = experiment.identities_per_batch, experiment.images_per_identity
     steps = experiment.steps_per_epoch or max(1, int(rows.modality.value_counts().max()) // (p * k))
-    return im.PKSampler(rows.pid.to_numpy(), rows.modality.to_numpy(), p, k, steps, experiment.seed)
-
-
-class Batches:
-    """One part of a data set: index (B,) -> images (B, 3, H, W) on a device; labels and modality stay on the CPU."""
-
-    def __init__(self, rows: pd.DataFrame, pixels: np.ndarray, device: str):
-        self.read = im.reader(pixels, rows.index.to_numpy(), device)
-        self.labels = torch.from_numpy(pd.factorize(rows.pid, sort=True)[0])  # (n,) 0..C-1
-        self.modality = torch.tensor(rows.modality.to_numpy())
-
-    def __call__(self, index: np.ndarray, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-        return prepare(self.read(index))  # the first convolution gives the network its layout
+    return PKSampler(rows.pid.to_numpy(), rows.modality.to_numpy(), p, k, steps, experiment.seed)
 
 
 def fit(
@@ -188,7 +99,7 @@ def fit(
     Returns: the trained network on its device.
     Raises: FloatingPointError naming epoch, step and term if a loss is not finite.
     """
-    device = devices.pick(experiment.device)
+    device = pick(experiment.device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     train, val = table[table.split == "train"], table[table.split == "val"]
     sampler = make_sampler(experiment, train) if experiment.epochs else None  # untouched, it needs nobody to train on
@@ -196,7 +107,7 @@ def fit(
     parts = make_parts(experiment, max(1, train.pid.nunique()), device)
     net, history = parts["net"], resume(folder, parts, origin)
     step = Step(experiment, parts, device)
-    first = parallel.rank() == 0
+    first = rank() == 0
     if first:
         write_history(folder, history)  # a kill may have come between the checkpoint and its last row
     with tqdm(
@@ -270,7 +181,7 @@ class Step:
         terms = loss_terms(self.experiment, self.losses, out, labels, modality)
         self.optimizer.zero_grad(set_to_none=True)
         if seen is not None:  # of several processes each has a part of the gradient alone
-            shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if parallel.world() == 1 else None
+            shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if world() == 1 else None
             reading = partial(read, out)
             seen |= mechanisms.of_step(self.experiment, reading, shares, attention, labels, modality)
         (terms * self.weights).sum().backward()
@@ -311,15 +222,15 @@ def train_step(
     seen: dict | None = None,
 ) -> Tensor:
     """One step on one batch of the sampler: of several processes each reads and augments its own images."""
-    numbers = im.draw(len(index), draws)
+    numbers = draw(len(index), draws)
     own, everyone = parallel.rows_of_process(len(index), experiment.identities_per_batch)
-    images = batches(index[own], lambda x: augment(experiment, x, numbers[own]))
+    images = batches(index[own], lambda x: augmented(experiment, x, numbers[own]))
     whole = index[everyone]
     return step(images, batches.modality[index[own]], batches.labels[whole], batches.modality[whole], seen)
 
 
-def augment(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
-    return im.augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
+def augmented(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
+    return augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
 
 
 def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: int) -> None:
@@ -335,7 +246,7 @@ def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: in
         raise FloatingPointError(f"{what} is not finite at epoch {epoch + 1}, step {number}: {repair}")
 
 
-@evaluate.forward_only
+@inference.forward_only
 def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches: Batches) -> dict[str, float]:
     """CMDC (S1 Eq. 4, Figure 5b), rank-1 and mAP of the validation identities, network in evaluation mode.
 
@@ -345,7 +256,7 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
     net.eval()
     pids, modality = val.pid.to_numpy(), val.modality.to_numpy()
     outs = [
-        net(batches(rows, im.normalise), batches.modality[rows])
+        net(batches(rows, normalise), batches.modality[rows])
         for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))
     ]
     term = experiment.losses.get("cmdc", {})
@@ -360,13 +271,13 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
         return {}
     p = min(experiment.identities_per_batch, both)
     steps = -(-both // p)
-    sampler = im.PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
+    sampler = PKSampler(pids, modality, p, experiment.images_per_identity, steps, seed=0)
     of = [(x[i], batches.labels[i], batches.modality[i]) for i in sampler.epoch(0) for x in heads]
     values = torch.stack([cmdc(*batch, margin=term.get("margin", 0.3)) for batch in of])
     count = len(values) if experiment.over_parts == "mean" else steps  # over heads as in training
     visible, thermal = (np.flatnonzero(modality == m) for m in (0, 1))
-    similarity = evaluate.similarity_matrix(features[thermal], features[visible])
-    found = evaluate.rank_metrics(similarity, pids[thermal], pids[visible])
+    similarity = ranking.similarity_matrix(features[thermal], features[visible])
+    found = ranking.rank_metrics(similarity, pids[thermal], pids[visible])
     return {
         "val_cmdc": values.sum().item() / count,
         "val_rank1": float(found.cmc[0]),

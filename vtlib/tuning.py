@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import runs
+from . import device, runs
 from .config import Experiment, experiment, tuned_file
 from .files import write_json
-from .methods import METHODS
 
 # (rate of new layers, factor of the backbone's): one rate for all layers, or a slower backbone
 RATES = ((0.005, 1.0), (0.01, 1.0), (0.02, 1.0), (0.05, 1.0), (0.02, 0.1), (0.1, 0.2))
@@ -152,7 +151,8 @@ def write(profile: str, found: list[tuple[str, Experiment, float]], path: Path) 
     made = table(found)
     choice = {m: values(e) for (m, e, _), best in zip(found, made.chosen, strict=True) if best}
     rows = made.round({"val_mAP": 2}).astype(object).where(made.notna(), None).to_dict("records")
-    facts = runs.environment(found[0][1])
+    first = found[0][1]
+    facts = device.environment(first.device, first.precision)
     kept = {name: facts[name] for name in ("device", "precision", "commit", "finished")}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"profile": profile, "facts": kept, "chosen": choice, "trials": rows})
@@ -162,10 +162,3 @@ def shipped(profile: str) -> pd.DataFrame:
     """table() of the choice that ships for a profile; empty where none does."""
     columns = ["method", "lr", "backbone_lr_factor", "weight", "val_mAP", "run_id", "recipe", "chosen"]
     return pd.DataFrame(tuned_file(profile)["trials"], columns=columns)
-
-
-def methods_of_tables() -> list[str]:
-    """The methods that some table measures."""
-    from .papers import MEASURED
-
-    return [m for m in METHODS if m in MEASURED.values()]

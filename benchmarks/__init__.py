@@ -1,1 +1,0 @@
-"""Speed, each number beside a straightforward reference in the same run: `python -m benchmarks [script] [--save]`."""

@@ -1,0 +1,433 @@
+"""The graph on quick: real runs, killed and gone on with; and runs of a second, on Slurm too."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from vtlib import config, pretrain, runs
+from vtlib.batch import graph, job, resources
+from vtlib.suite import items
+
+ROOT = Path(__file__).parents[2]
+CALL = [sys.executable, "-m", "vtlib.launch", "all", "--profile", "quick", "--jobs", "2"]
+
+
+def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
+    for profile in config.PROFILES:
+        for wanted in items.experiments(profile, items.ITEMS):
+            given = json.loads(json.dumps(config.parameters(wanted)))  # as papermill and plan.json hand it on
+            assert config.of_parameters(given) == wanted
+    odd = config.experiment("paper", "margin_mmd", dataset="regdb", losses={"id": {"weight": 1.0}}, epochs=3)
+    assert config.parameters(odd)["overrides"] == {
+        "losses": {"id": {"weight": 1.0}},
+        "epochs": 3,
+        "precision": odd.precision,  # in every job: the machine that runs it may have another one of its own
+    }
+
+
+def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
+    made = graph.jobs("quick", [])
+    runs = {e.run_id for e in items.experiments("quick", items.ITEMS)}
+    assert {name for name, about in made.items() if about["rule"] == "train"} == runs
+    assert made["20_ablation"]["needs"] == outputs(items.experiments("quick", ["S1.T3"]))
+    assert set(made["33_mining_and_weighting"]["needs"]) == set(outputs(items.experiments("quick", ["S2.T5", "S2.F4"])))
+    assert made["90_report"]["needs"] == [
+        about["output"] for name, about in made.items() if about["rule"] == "notebook" and name != "90_report"
+    ]
+    assert list(made)[-1] == "90_report"
+    named = {made[run.split("/")[1]]["parameters"]["method"] for run in made["40_tsne"]["needs"]}
+    assert named == {"baseline", "parts_mc"}  # it names no item, but these
+    assert set(graph.jobs("quick", ["S1.F5"])) == {
+        *(e.run_id for e in items.experiments("quick", ["S1.F5"])),
+        *config.DATA["quick"].values(),
+    }
+    with pytest.raises(ValueError, match="did you mean 'S1"):
+        graph.jobs("quick", ["S1.T33"])
+
+
+def test_an_unknown_profile_leaves_no_folder(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    with pytest.raises(ValueError, match="unknown profile 'quik': did you mean 'quick'"):
+        graph.run("quik")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_paper_profile_draws_nothing(home):
+    made = graph.jobs("paper", [], absent=True)
+    assert "41_synvt" not in made and "notebooks/41_synvt.json" not in made["90_report"]["needs"]
+
+
+def test_runs_wait_for_a_start_that_does_not_ship_and_it_is_made_once(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
+    made = graph.plan("gpu", ["S1.T3"])
+    file, jobs = tmp_path / "data" / "weights" / "synvt_resnet50.safetensors", made["jobs"]
+    assert Path(jobs["resnet50"]["file"]) == file
+    for wanted in items.experiments("gpu", ["S1.T3"]):
+        assert jobs[wanted.run_id]["needs"] == [f"data/{wanted.data}.json", "data/resnet50.json"]
+    assert not [about for about in graph.jobs("cpu", ["S1.T3"]).values() if about["rule"] == "weights"]  # it ships
+    calls = []
+
+    def make(backbone, target):
+        calls.append(backbone)
+        target.parent.mkdir(parents=True)
+        target.write_text("")
+
+    monkeypatch.setattr(pretrain, "make", make)
+    stamp = tmp_path / "results" / "gpu" / jobs["resnet50"]["output"]
+    stamp.parent.mkdir()  # as Snakemake does
+    for _ in range(2):
+        job.make(tmp_path / "results" / "gpu" / "plan.json", "resnet50")
+        assert json.loads(stamp.read_text()) == {"file": str(file)} and calls == ["resnet50"]
+        graph.up_to_date(made)
+        assert not stamp.exists()  # looked at again by the next call
+
+
+def outputs(experiments):
+    return [f"runs/{e.run_id}/metrics.json" for e in experiments]
+
+
+def start(*more, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen([*CALL, *more], cwd=ROOT, **pipes, **options)
+
+
+def end(process, code=0):
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == code, said[-5000:]
+    return said
+
+
+def wait_for(found, process):
+    while not (there := found()) and process.poll() is None:
+        time.sleep(0.05)
+    assert there, process.communicate()[0]
+    return there
+
+
+def rows(results):
+    with (results / "summary.csv").open() as handle:
+        return {row["name"]: row for row in csv.DictReader(handle)}
+
+
+def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    results, target = tmp_path / "quick", "22_convergence"
+    process = start(target)
+    finished = wait_for(lambda: list(results.glob("runs/*/metrics.json")), process)
+    psutil.Process(process.pid).kill()  # its jobs live on: the run's own lock makes the next one wait for them
+    process.wait()
+    before = {path: path.read_text() for path in finished}
+
+    said = end(start(target))
+    assert {path: path.read_text() for path in before} == before, "a finished run was repeated"
+    made = rows(results)
+    assert {row["state"] for row in made.values()} == {"ran", "cached"} and made[target]["state"] == "ran"
+    assert "S1.F5: " in said and "2 runs at a time" in said
+    for name in {name for name, row in made.items() if row["rule"] == "train" and row["state"] == "ran"}:
+        assert float(made[name]["seconds"]) > 0 and float(made[name]["GB"]) > 0.1
+        book = results / "runs" / name / "10_train.ipynb"
+        assert f"run {name}" in book.read_text() and made[name]["notebook"] == str(book)
+    before = {path: path.read_text() for path in results.glob("runs/*/metrics.json")}
+    assert len(before) == 2
+
+    then = time.monotonic()
+    said = end(start(target))
+    took = time.monotonic() - then
+    assert "0 ran, 3 cached, 0 failed" in said
+    assert took < 10 or os.getloadavg()[0] > os.cpu_count(), f"{took:.0f} s on a finished tree"
+    table, made = results / "report" / "S1.F5.csv", graph.plan("quick", [target])
+    kept, stamp = table.read_text(), results / "notebooks" / f"{target}.json"
+    table.write_text("written by a call of the notebook with other parameters")
+    assert target not in graph.up_to_date(made, dry=True) and stamp.is_file()
+    table.write_text(kept)
+    assert target in graph.up_to_date(made)
+    (results / "notebooks" / f"{target}.json").write_text('{"key": "of other code"}')
+    monkeypatch.setattr(graph, "work", lambda made, left, *more: pytest.fail(f"to make: {left}"))
+    with pytest.raises(pytest.fail.Exception, match=r"to make: \['22_convergence'\]"):  # and no run
+        graph.run("quick", [target])
+
+
+TINY = """
+import json, os, time
+from pathlib import Path
+
+jobs = json.loads(Path("plan.json").read_text())["jobs"]
+mine = {"profile": profile, "method": method, "dataset": dataset, "seed": seed, "overrides": overrides}
+output = next((Path(job["output"]) for job in jobs.values() if job.get("parameters") == mine), Path("view.txt"))
+with Path("begun.txt").open("a") as log:
+    print(method or "-", os.getpid(), file=log, flush=True)
+time.sleep(float(os.environ.get("TINY_SECONDS", 0)))
+assert method != "dpan", "told to fail"
+part = output.with_suffix(".tmp")
+part.write_text('{"protocols": {}}')
+part.rename(output)
+"""
+
+
+@pytest.fixture
+def tiny(home, tmp_path, monkeypatch):
+    """A results folder whose plan executes a notebook of a second in the place of S1.T3's runs and 20; dpan fails."""
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
+    made = graph.plan("quick", ["20_ablation"])
+    write_notebook(tmp_path / "tiny.ipynb", "profile = method = dataset = ''\nseed, overrides = 0, {}", TINY)
+    made["jobs"] = {name: about for name, about in made["jobs"].items() if about["rule"] != "data"}
+    for about in made["jobs"].values():
+        about |= {"source": str(tmp_path / "tiny.ipynb"), "writes": []}
+        about["needs"] = [need for need in about["needs"] if not need.startswith("data/")]
+    results = Path(made["results"])
+    (results / "plan.json").write_text(json.dumps(made))
+    return results
+
+
+def test_a_state_file_that_is_cut_is_made_again_or_named(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, path = graph.plan("quick", ["20_ablation"]), tmp_path / "quick" / "plan.json"
+    for text in ("", path.read_text()[:99], "[]"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"plan\.json cannot be read .*: give the command again"):
+            job.make(path, "20_ablation")
+        assert graph.plan("quick", ["20_ablation"]) == made
+    files = [tmp_path / "quick" / about["output"] for about in made["jobs"].values() if about["rule"] != "data"]
+    for file in files:  # of runs, and a notebook's
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert graph.up_to_date(made, dry=True) == set() and all(file.is_file() for file in files)
+    assert graph.up_to_date(made) == set() and not any(file.exists() for file in files)
+    record = tmp_path / "quick" / "jobs" / "20_ablation.json"
+    record.parent.mkdir()
+    record.write_text('{"state": "ra')
+    assert graph.summary(made, set(), time.time())[-1]["state"] == "not run"
+
+
+def test_a_job_that_says_something_and_leaves_no_record_has_failed(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, start = graph.plan("quick", ["20_ablation"]), time.time()
+    log = tmp_path / "quick" / "jobs" / "20_ablation.log"
+    log.parent.mkdir()
+    log.write_bytes(b"Traceback\nvtlib: there is no Python \xff here\n\n")
+    last = graph.summary(made, set(), start)[-1]
+    assert last["state"] == "failed" and last["reason"].startswith("there is no Python")
+    os.utime(log, (start - 60, start - 60))  # of an earlier call
+    assert graph.summary(made, set(), start)[-1]["reason"].startswith("needs baseline")
+
+
+def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
+    import filelock
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    for _ in range(2):
+        taken = pytest.raises(RuntimeError, match=f"process {os.getpid()} works on")
+        with graph.alone(tmp_path), taken, graph.alone(tmp_path):
+            pytest.fail("two at a time")
+
+
+def test_a_run_is_looked_at_again_once_after_its_data_was_written_anew(home, tmp_path, monkeypatch):
+
+    monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
+    made, looked_at = graph.plan("quick", ["S1.F5"]), []
+    monkeypatch.setattr(runs, "is_done", lambda run: looked_at.append(run.experiment.run_id) or True)
+    trained = {name: about for name, about in made["jobs"].items() if about["rule"] == "train"}
+    for about in trained.values():
+        (done := tmp_path / "quick" / about["output"]).parent.mkdir(parents=True)
+        done.write_text("{}")
+        os.utime(done, (1, 1))  # older than the set
+    for _ in range(2):
+        graph.recheck(made)
+        assert looked_at == list(trained)
+
+
+def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(job.tempfile, "gettempdir", lambda: str(long))
+    (long := tmp_path / ("long" * 30)).mkdir()
+    with job.kernel_folder() as (folder, sockets):
+        assert sockets and folder.startswith("/tmp/")
+    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # then by ports
+    with job.kernel_folder() as (folder, sockets):
+        assert not sockets and Path(folder).is_dir()
+    assert not Path(folder).exists()
+
+
+def write_notebook(path, *cells):
+    """A notebook of some cells, the first of which has the parameters."""
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    cells[0].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+def test_a_killed_kernel_is_one_sentence_and_the_notebook_is_kept(tmp_path, monkeypatch):
+    cells = "x = 0", "print('as far', 'as this')", "import os\nos.kill(os.getpid(), 9)"
+    path = write_notebook(tmp_path / "a {b}.ipynb", *cells)
+    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # by ports, as on Windows
+    with pytest.raises(RuntimeError, match="its kernel was killed; mostly that is for want of memory") as stop:
+        job.execute(path, tmp_path / "out {c}.ipynb", {"x": 1})
+    assert "\n" not in str(stop.value) and "as far as this" in (tmp_path / "out {c}.ipynb").read_text()
+
+
+def begun(results):
+    log = results / "begun.txt"
+    return [line.split() for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def only_baseline(results):
+    """Let the plan be one run, and the notebook that reads it."""
+    made = json.loads((results / "plan.json").read_text())
+    kept = {n: j for n, j in made["jobs"].items() if j["what"].split()[0] in ("baseline", "20_ablation")}
+    kept["20_ablation"]["needs"] = [j["output"] for j in kept.values() if j["rule"] == "train"]
+    (results / "plan.json").write_text(json.dumps(made | {"jobs": kept}))
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_failed_run_leaves_the_others_going_and_is_in_the_table(tiny):
+    said = end(start("20_ablation", "--dry-run"))
+    assert ": baseline on synvt_sysu_quick, seed 0" in said and ": 20_ablation" in said and not begun(tiny)
+
+    said = end(start("20_ablation"), code=1)
+    made = {row["what"].split()[0]: row for row in rows(tiny).values()}
+    states = {name: row["state"] for name, row in made.items()}
+    assert states.pop("dpan") == "failed" and states.pop("20_ablation") == "not run" and set(states.values()) == {"ran"}
+    assert made["20_ablation"]["reason"] == "needs dpan on synvt_sysu_quick, seed 0"
+    failed = made["dpan"]
+    assert "AssertionError: told to fail" in failed["reason"] and Path(failed["notebook"]).is_file()
+    line = next(line for line in said.splitlines() if line.startswith("dpan on"))
+    assert "told to fail" in line and failed["notebook"] in line
+    assert not (tiny / "runs" / failed["name"] / "metrics.json").exists()
+    said = end(start("20_ablation"), code=1)  # again, it alone
+    assert (
+        "1 failed" in said
+        and f"{len(states)} cached" in said
+        and sorted(name for name, _ in begun(tiny)).count("baseline") == 1
+    )
+
+
+def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypatch):
+    monkeypatch.setenv("TINY_SECONDS", "60")
+    # tests that a shell runs in the background inherit an ignored Ctrl-C: a terminal's program does not
+    process = start("20_ablation", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    wait_for(lambda: len(begun(tiny)) == 2, process)
+    plan = (tiny / "plan.json").read_bytes()
+    with pytest.raises(RuntimeError, match=f"process {process.pid} works on"):
+        graph.run("quick", ["S1.F5"])
+    assert graph.run("quick", ["S1.F5"], dry=True) == 0
+    assert (tiny / "plan.json").read_bytes() == plan  # the jobs that run read it
+    with pytest.raises(ValueError, match="has no job 'another': a later call has made another plan"):
+        job.make(tiny / "plan.json", "another")
+    then = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert "the same command goes on from there" in end(process, code=130)
+    assert time.monotonic() - then < 15
+    assert not any(alive(int(pid)) for _, pid in begun(tiny))
+    monkeypatch.setenv("TINY_SECONDS", "0")
+    end(start("20_ablation"), code=1)
+    assert {row["state"] for row in rows(tiny).values()} == {"ran", "failed", "not run"}
+
+
+def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_path, monkeypatch):
+    """The results, the interpreter, the checkout have every sign in their path; each variable would stop a job."""
+    only_baseline(tiny)
+    odd = tmp_path / 'it\'s a {name}, {{x}} $HOME "q" é & #1e3=true; %20'
+    odd.mkdir()
+    for name in ("vtlib", "notebooks"):
+        shutil.copytree(ROOT / name, odd / name)
+    shutil.copy(ROOT / "Snakefile", odd)
+    (odd / "venv").symlink_to(sys.prefix)
+    python = odd / "venv" / "bin" / Path(sys.executable).name
+    (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    kernel = {"argv": ["/bin/false"], "display_name": "of another Python", "language": "python"}
+    (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+    (tmp_path / "ipython" / "profile_default" / "startup").mkdir(parents=True)
+    (tmp_path / "ipython" / "profile_default" / "startup" / "first.py").write_text("open = None")
+    (tmp_path / "start.py").write_text("open = None")
+    (long := tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setenv("VTLIB_RESULTS", str(odd / "results"))
+    plan = json.loads((tiny / "plan.json").read_text())
+    cell = "print('é', __import__('matplotlib').get_backend()); time.sleep("
+    source = (tmp_path / "tiny.ipynb").read_text().replace("time.sleep(", cell)
+    (odd / "tiny.ipynb").write_text(source, encoding="utf-8")
+    jobs = {name: about | {"source": str(odd / "tiny.ipynb")} for name, about in plan["jobs"].items()}
+    call = "import sys; from vtlib.batch import graph; print(graph.plan('quick', ['20_ablation'])['key'])"
+    key = subprocess.run([python, "-c", call], cwd=odd, capture_output=True, text=True, check=True).stdout.strip()
+    results = odd / "results" / "quick"
+    places = {"key": key, "results": str(results), "root": str(odd / "results")}
+    (results / "plan.json").write_text(json.dumps(plan | places | {"jobs": jobs}))
+    (results / "json.py").write_text("raise SystemExit('a module of the folder that jobs run in')")
+    settings = {
+        "JUPYTER_PATH": tmp_path / "jupyter",
+        "JUPYTER_RUNTIME_DIR": "/dev/null/jupyter",
+        "IPYTHONDIR": tmp_path / "ipython",
+        "PYTHONSTARTUP": tmp_path / "start.py",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": "nowhere",
+        "LC_ALL": "C",
+        "MPLBACKEND": "nonsense",
+        "SNAKEMAKE_PROFILE": "nowhere",
+        "HOME": "/dev/null/home",
+        "XDG_CACHE_HOME": "/dev/null/cache",
+        "TMPDIR": long,
+        "COLUMNS": "5",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    command = [python, *CALL[1:], "20_ablation"]
+    done = subprocess.run(command, cwd=odd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "2 ran, 0 cached, 0 failed" in done.stdout and (results / "begun.txt").read_text().count("baseline") == 1
+    (book,) = results.glob("runs/*/10_train.ipynb")
+    said = "".join(output.get("text", "") for output in nbformat.read(book, 4).cells[-1].outputs)
+    assert "é module://matplotlib_inline.backend_inline" in said
+
+
+def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
+    slurm = [str(ROOT / "tests" / "batch" / "slurm.sh")]
+    up = subprocess.run([*slurm, "start"], capture_output=True, text=True)
+    if up.returncode:
+        subprocess.run([*slurm, "stop"])
+        pytest.skip(f"no Slurm here: {up.stdout.strip()}")
+    only_baseline(tiny)
+    process = None
+    try:
+        monkeypatch.setenv("TINY_SECONDS", "3")
+        often = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+        process = start("--cluster", "slurm", "20_ablation", "--", *often, "--set-threads", "train=1")
+        ((_, pid),) = wait_for(lambda: begun(tiny), process)
+        os.kill(int(pid), signal.SIGKILL)  # the first job dies, and is tried again
+        said = end(process)
+        assert "Trying to restart job" in said and "2 ran, 0 cached, 0 failed" in said
+        assert [line[0] for line in begun(tiny)] == ["baseline", "baseline", "-"]
+    finally:
+        if process:
+            process.kill()
+        subprocess.run([*slurm, "stop"])
+
+
+def test_on_a_gpu_the_first_run_is_made_alone(tiny, monkeypatch):
+
+    calls = []
+    monkeypatch.setattr(resources, "places", lambda peak: 3 if calls else resources.UNKNOWN)
+    monkeypatch.setattr(graph, "snakemake", lambda *given: calls.append(given) or 0)
+    made = graph.plan("quick", ["20_ablation"])
+    assert "3 runs at a time" in graph.work(made, list(made["jobs"]), 0, "", False, [])[1]
+    (_, first, alone, _), (_, rest, beside, options) = calls
+    assert first == [next(iter(made["jobs"].values()))["output"]] and rest == []
+    assert alone["threads"] == resources.cores() and beside["threads"] == max(1, resources.cores() // 3)
+    assert "gpu=3" in options

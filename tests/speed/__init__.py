@@ -1,0 +1,1 @@
+"""Speed, each number beside a straightforward reference in the same run: `python -m tests.speed [script] [--save]`."""

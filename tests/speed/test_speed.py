@@ -1,0 +1,292 @@
+"""Speed: references give what ours gives, scripts run at small sizes, table and file. No time is ever asserted."""
+
+import csv
+import io
+import os
+import re
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.speed import __main__ as cli
+from tests.speed import attention, data, evaluation, step, synvt, timing
+from vtlib.ranking import rank_metrics
+from vtlib.synvt import PRESETS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Text and saved file of `python -m tests.speed attention --repeats 1 --save`, at a small size."""
+    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("speed") / "results"
+    patch.setattr(cli, "RESULTS", folder)
+    patch.setattr(attention, "CHANNELS", 8)
+    patch.setattr(attention, "SIZES", {"cpu": [(1, 6, 4)], "cuda": [(1, 6, 4)]})
+    patch.setattr(attention, "fresh", lambda function, *args: function(*args))
+    threads = torch.get_num_threads()
+    try:
+        with redirect_stdout(io.StringIO()) as out:
+            assert cli.main(["attention", "--repeats", "1", "--save"]) == 0
+    finally:
+        patch.undo()
+    assert torch.get_num_threads() == threads
+    (path,) = folder.iterdir()
+    return out.getvalue(), path
+
+
+def test_table_says_where_it_is_from_and_has_every_part(ran):
+    text, path = ran
+    where = ("processor: ", "cores", f"threads: {os.cpu_count()}", f"torch {torch.__version__}", "commit ", "UTC")
+    for word in (*where, "median of 1 interleaved"):
+        assert word in text
+    header, *lines = [line for line in text.splitlines()[4:] if line and not line.startswith("written")]
+    assert header.split() == ["part", "size", "reference", "reference_ms", "ours_ms", "ratio", "limit"]
+    assert {line.split()[0] for line in lines} == {"PositionAttention"}
+    assert f"written: {path}" in text
+
+
+def test_saved_file_is_the_table(ran):
+    text, path = ran
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-[a-z0-9-]+\.csv", path.name)
+    lines = path.read_text().splitlines()
+    assert all(line[2:] in text for line in lines if line.startswith("# "))
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert {row["reference"] for row in rows} == {"explicit (N, N)"}
+    assert list(rows[0]) == list(timing.Row._fields)
+    for row in rows:
+        theirs, ours, ratio = (float(row[c]) for c in ("reference_ms", "ours_ms", "ratio"))
+        assert ratio == pytest.approx(theirs / ours, rel=0.02)  # each is rounded to three digits
+
+
+def test_every_script_is_found_and_a_wrong_word_is_named(capsys):
+    known = list(cli.scripts())
+    assert known == sorted(known) and {"attention", "data", "evaluation", "step", "synvt"} <= set(known)
+    assert not {"timing", "test_speed"} & set(known)  # they measure nothing
+    for words, sentence in (
+        (["steps"], f"unknown script 'steps': choose from {', '.join(known)}"),
+        (["--repeats", "0"], "--repeats must be 1 or more"),
+        (["--threads", "0"], "--threads must be 1 or more"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_worker_processes_start_without_torch():
+    code = "import sys, tests.speed.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_git_keeps_the_tables_and_no_other_results():
+    assert "/results/" in (ROOT / ".gitignore").read_text().split()
+    assert cli.RESULTS == ROOT / "tests/speed/results"
+
+
+@pytest.mark.filterwarnings("ignore:'tests.speed.__main__' found in sys.modules")
+def test_it_is_called_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tests.speed", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("tests.speed", run_name="__main__")
+    assert stop.value.code == 0 and "--repeats" in capsys.readouterr().out
+
+
+def test_numbers_in_the_table_stay_short_and_a_missing_one_is_empty():
+    rows = [
+        timing.Row("one", "2 x 3", "", None, 12345.6, None, "5 images/s"),
+        timing.Row("other", "2 x 3", "loop", 0.123456, 1.0, 0.1234, ""),
+    ]
+    header, first, second = cli.as_text(rows).splitlines()
+    assert re.split(r"  +", first) == ["one", "2 x 3", "12346", "5 images/s"]
+    assert re.split(r"  +", second) == ["other", "2 x 3", "loop", "0.123", "1", "0.123"]
+    assert first.index("12346") + 5 == header.index("ours_ms") + 7  # numbers to the right
+    assert cli.as_csv(rows).splitlines()[1] == "one,2 x 3,,,12346,,5 images/s"
+
+
+def test_calls_take_turns_by_the_given_clock_until_the_budget_is_spent(monkeypatch):
+    order, ticks = [], iter(range(100))
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    assert timing.interleaved(calls, 3, clock=lambda: next(ticks)) == [1000, 1000]
+    assert order == ["a", "b"] * 3
+    monkeypatch.setattr(timing, "BUDGET", -1.0)
+    timing.interleaved(calls, 3)
+    assert order == ["a", "b"] * 4
+
+
+@pytest.mark.skipif(not timing.HAS_MEMORY, reason="memory is read from /proc")
+def test_memory_of_a_call():
+    assert 45 < timing.peak(lambda: np.ones(50_000_000, np.uint8)) < 100
+    assert timing.peak(lambda: None) < 5
+
+
+def test_a_fresh_process_has_as_many_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert timing.fresh(torch.get_num_threads) == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Every script at sizes that take no time, its new processes left out."""
+    for module in (attention, data, evaluation):
+        monkeypatch.setattr(module, "fresh", lambda function, *args: function(*args))
+    sizes = {
+        evaluation: {"REGDB": (5, 3), "CAMERAS": {1: 4, 2: 4, 3: 4, 4: 6, 5: 5, 6: 6}, "VISIBLE": 212, "THERMAL": 31},
+        data: {"BATCH": 8, "HEIGHT": 24, "WIDTH": 12, "VISIBLE": 60, "THERMAL": 40, "IDENTITIES": 10, "STEPS": 3},
+        attention: {"CHANNELS": 8, "SIZES": {"cpu": [(1, 6, 4), (2, 6, 4)], "cuda": [(2, 6, 4)]}},
+        synvt: {"DRAWN": {"synvt_sysu": 2}},
+    }
+    sizes[evaluation] |= {"DIM": 8, "TRIALS": 2, "CHUNKS": [(20, 100)]}
+    sizes[data] |= {"P": 2, "K": 2, "STORED": 20, "EPOCHS": (1, 2)}
+    made = replace(PRESETS["synvt_sysu_quick"], identities=(1, 0, 1), images=1, gallery_images=0)
+    sizes[synvt]["MADE"] = replace(made, height=32, width=16)
+    for module, values in sizes.items():
+        for name, value in values.items():
+            assert hasattr(module, name)
+            monkeypatch.setattr(module, name, value)
+
+
+REFERENCES = {
+    attention: {"explicit (N, N)"},
+    data: {"", "Pillow, an image each", "transforms.v2, an image each", "index lists, whole epoch drawn"},
+    evaluation: {"", "loop over queries", "loop over ranks"},
+    synvt: {""},
+}
+
+
+@pytest.mark.parametrize("script", REFERENCES, ids=lambda module: module.__name__.split(".")[2])
+def test_script_gives_its_rows_and_threads_stay(small, script):
+    threads = torch.get_num_threads()
+    rows = list(script.measure(1))
+    assert torch.get_num_threads() == threads
+    assert {row.reference for row in rows} == REFERENCES[script]
+    for row in rows:
+        assert isinstance(row, timing.Row) and row.part and row.size and row.ours_ms > 0
+        assert (row.reference == "") == (row.reference_ms is None) == (row.ratio is None)
+        assert "cuda" not in row.size or torch.cuda.is_available()
+    keys = [row[:3] for row in rows]
+    assert len(set(keys)) == len(keys)  # a line of one date is found again at another
+    cli.as_text(rows)
+
+
+def test_evaluation_has_the_published_counts(monkeypatch):
+    monkeypatch.setattr(evaluation, "DIM", 1)
+    images = evaluation.sysu_set()
+    thermal = np.isin(images.cams, (3, 6))
+    assert (thermal.sum(), (~thermal).sum(), len(np.unique(images.pids))) == (3803, 6775, 96)
+    sizes = [len(evaluation.drawn(images, *setting)) for setting in evaluation.SETTINGS]
+    assert sizes == [301, 3010, 112, 1120]
+    assert {p.shape[0] for p in images.permutations.values()} == {10}
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+@pytest.mark.parametrize("by_identity", [False, True])
+def test_loop_over_queries_is_the_evaluator(by_identity, ranks):
+    rng = np.random.default_rng(0)
+    query_pids, gallery_pids = rng.integers(7, size=30), rng.integers(6, size=80)  # identity 6 has no match
+    similarity, exclude = rng.integers(20, size=(30, 80)) / 20, rng.random((30, 80)) < 0.3  # many ties
+    found = rank_metrics(similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=by_identity)
+    loop = evaluation.loop(similarity, query_pids, gallery_pids, exclude, by_identity, kind="stable", ranks=ranks)
+    evaluation.check_same("", found, loop)
+    with pytest.raises(RuntimeError, match="one: the forms disagree"):
+        evaluation.check_same("one", found, loop._replace(mAP=loop.mAP + 1e-11))
+    with pytest.raises(RuntimeError, match="one: the forms disagree"):
+        evaluation.check_same("one", found, loop._replace(mINP=float("nan")))
+
+
+@pytest.mark.parametrize("part", ["matrices", "settings", "chunks"])
+def test_evaluators_that_disagree_are_not_timed(small, monkeypatch, part):
+    given, loop = () if part == "chunks" else (evaluation.sysu_set(), 1), evaluation.loop
+    monkeypatch.setattr(evaluation, "loop", lambda *a, **options: loop(*a, **options)._replace(mAP=0.5))
+    with pytest.raises(RuntimeError, match="the forms disagree"):
+        list(getattr(evaluation, part)(*given))
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        (lambda out: out + 0.01, "0 of 8 images"),
+        (lambda out: out.flip(0), "0 of 8 images"),
+        (lambda out: out.double(), "float64"),
+        (lambda out: out[..., 1:], r"\(8, 3, 24, 11\)"),
+    ],
+)
+def test_augmentation_that_disagrees_is_not_timed(small, monkeypatch, wrong, sentence):
+    forms = data.torchvision_forms
+    monkeypatch.setattr(
+        data, "torchvision_forms", lambda batch: {n: lambda f=f: wrong(f()) for n, f in forms(batch).items()}
+    )
+    with pytest.raises(RuntimeError, match=f"Pillow, an image each: .*{sentence}"):
+        list(data.augmentation(1, "cpu"))
+
+
+def test_augmentation_at_one_place_is_not_the_same(small):
+    batch = torch.randint(256, (8, 3, 24, 12), dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="plain: all crops lie at one place"):
+        data.check_augmented("plain", batch, data.normalise(batch))
+
+
+def test_samplers_that_disagree_are_not_timed(small, monkeypatch):
+    lists, draw = data.index_lists, data.draw_epoch
+    monkeypatch.setattr(data, "draw_epoch", lambda of: np.sort(draw(of), axis=1)[:, ::-1])
+    with pytest.raises(RuntimeError, match="batches of reference are not P x K"):
+        list(data.epoch_start(1))
+    monkeypatch.setattr(data, "index_lists", lambda *given: lists(*given)[::-1])
+    with pytest.raises(RuntimeError, match="disagree on the images of an identity"):
+        list(data.epoch_start(1))
+
+
+def test_attention_that_disagrees_is_not_timed(small, monkeypatch):
+    explicit = attention.explicit
+    monkeypatch.setattr(attention, "explicit", lambda module, x: x + 1.01 * (explicit(module, x) - x))
+    with pytest.raises(RuntimeError, match=r"PositionAttention \(1, 8, 6, 4\): the forms disagree"):
+        list(attention.measure(1))
+
+
+def test_attention_counts_and_is_timed_in_both_precisions(small, monkeypatch):
+    module, x = attention.draw(1, 8, 6, 4, "cpu")
+    assert (module(x) - x).abs().max() > 0.01
+    monkeypatch.setitem(attention.PRECISIONS, "cpu", [torch.float32, torch.bfloat16])
+    sizes = [row.size for row in attention.measure(1) if "cuda" not in row.size]
+    assert sizes == [f"{n} x 8 x 6 x 4, {kind}" for n in (1, 2) for kind in ("float32", "bfloat16")]
+
+
+@pytest.fixture
+def small_step(monkeypatch):
+    cases = {name: made.but(identities_per_batch=2, images_per_identity=2) for name, made in step.CASES.items()}
+    monkeypatch.setattr(step, "CASES", {name: made for name, made in cases.items() if name.startswith("thin")})
+    monkeypatch.setattr(step, "SQUARE", {"cpu": 64})
+    monkeypatch.setattr(
+        step, "compiled", lambda name, *a: step.Row(f"step {name}", "", "not compiled", 1.0, 1.0, 1.0, "")
+    )
+
+
+def test_steps_are_those_of_training_and_say_their_share_of_the_matrix_rate(small_step):
+    rows = list(step.measure(1))
+    assert [row.part for row in rows] == ["step thin baseline", "step thin parts, MC", "step thin baseline"]
+    assert all("of bf16 matrix rate" in row.limit and "images/s" in row.limit for row in rows[:2])
+    assert {row.reference for row in rows[:2]} == {"float32 NCHW loop"}
+
+
+def test_steps_that_disagree_are_not_timed(small_step, monkeypatch):
+    real = step.plain_step
+    monkeypatch.setattr(step, "plain_step", lambda *a: lambda *b: 2 * real(*a)(*b))
+    with pytest.raises(RuntimeError, match="thin baseline: losses of the first step disagree"):
+        list(step.measure(1))
+
+
+def test_a_step_with_its_data_beside_a_loader_with_workers(small_step, monkeypatch):
+    monkeypatch.setattr(step, "IMAGES", 64)
+    made = step.CASES["thin baseline"]
+    (row,) = step.with_data("thin baseline", made, "cpu", 1, workers=1)
+    assert row.reference == "float32, PIL loader, 1 workers" and "images/s" in row.limit

@@ -1,0 +1,32 @@
+"""Losses as pure functions with one contract: `loss(features, labels, modality, *, ...) -> scalar`.
+
+features (N, D) float, any scale; labels (N,) whole numbers, equal for one person; modality (N,), 0 visible, 1 thermal.
+Rows may come in any order and identities may have any counts. Where no margin or pair is active the value is zero, and
+still has a graph. Half precision is computed in float32, under autocast too. NaN and infinite features never become
+a finite value. A wrong batch or argument is a ValueError of one sentence.
+A loss with an argument `local` (N, S, d) also reads the features of S stripes, where the network has them.
+Labels and modality stay on the CPU where features are on a GPU: the masks of pairs are made on the CPU and sent over
+with to_device_of(mask, features), so that no step waits for the GPU.
+S1 = Wang et al. 2022, "Spatial Dependence and Dual-Constraint Loss", Entropy 24(4) 443.
+S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weighting", IJCAI.
+"""
+
+from .contract import loss
+from .dual_constraint import center_constraint, cmdc
+from .field import batch_hard_triplet, center_metric, hetero_center, hetero_center_triplet, identity, margin_mmd
+from .multi_constraint import adaptive_weighting, multi_constraint, multi_similarity
+
+# name -> loss; `id` reads the classifier's logits, every other one the features of the place that its term names
+LOSSES = {
+    "id": identity,
+    "batch_hard_triplet": batch_hard_triplet,
+    "cmdc": cmdc,
+    "center_constraint": center_constraint,
+    "hetero_center": hetero_center,
+    "hetero_center_triplet": hetero_center_triplet,
+    "center_metric": center_metric,
+    "margin_mmd": margin_mmd,
+    "multi_similarity": multi_similarity,
+    "adaptive_weighting": adaptive_weighting,
+    "multi_constraint": multi_constraint,
+}
