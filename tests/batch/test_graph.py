@@ -431,3 +431,14 @@ def test_on_a_gpu_the_first_run_is_made_alone(tiny, monkeypatch):
     assert first == [next(iter(made["jobs"].values()))["output"]] and rest == []
     assert alone["threads"] == resources.cores() and beside["threads"] == max(1, resources.cores() // 3)
     assert "gpu=3" in options
+
+
+def test_a_kernel_has_the_package_of_its_own_checkout(tmp_path):
+    shutil.copytree(graph.PACKAGE, tmp_path / "vtlib")
+    call = "import json, pathlib, sys; from vtlib.batch import job; path = pathlib.Path('book.ipynb')\n"
+    call += "job.execute(path, path, {}); print(json.loads(path.read_text())['cells'][0]['outputs'][0]['text'][0])"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import vtlib; print(vtlib.__file__)")])
+    nbformat.write(book, tmp_path / "book.ipynb")
+    environment = graph.environment() | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", call], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "vtlib" / "__init__.py"), done.stderr

@@ -308,7 +308,8 @@ def environment() -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(HABITS)}
     given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    paths = os.pathsep.join([str(PACKAGE.parent), *given])
+    # a kernel drops the first path where that is the current folder: the notebooks' folder holds no module
+    paths = os.pathsep.join([str(NOTEBOOKS), str(PACKAGE.parent), *given])
     return kept | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
 
