@@ -4,6 +4,7 @@
 #          --dry-run  the plan alone     --jobs N  runs at a time     --data ROOT  where the data sets lie, as VTLIB_DATA
 #          --cluster slurm  the same on a cluster; options of Snakemake follow behind --
 #        ./run_all.sh setup                    make or update .venv from requirements.lock
+#        ./run_all.sh gate                     set up, ruff and the tests that train nothing: under a minute
 #        ./run_all.sh test [pytest options]    set up and pass the tests
 #        ./run_all.sh --help
 # Needs Python 3.11 or newer; PYTHON=... names another interpreter, VTLIB_DATA and VTLIB_RESULTS move data/ and results/.
@@ -30,12 +31,13 @@ setup() {
 }
 
 case "${1:-}" in
-  -h | --help) sed -n '2,10s/^# //p' "$0" ;;
+  -h | --help) sed -n '2,11s/^# //p' "$0" ;;
   setup) setup ;;
-  test)
+  gate | test)
     setup
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
+    [ "$1" = test ] || set -- gate -m "not slow" "${@:2}"
     .venv/bin/python -m pytest "${@:2}"
     ;;
   "" | --* | S[12].* | X.* | [0-9]*_*)
@@ -43,7 +45,7 @@ case "${1:-}" in
     exec .venv/bin/python -m vtlib.launch all "$@"
     ;;
   *)
-    echo "run_all.sh: unknown command '$1': choose setup, test, --profile NAME or --help" >&2
+    echo "run_all.sh: unknown command '$1': choose setup, gate, test, --profile NAME or --help" >&2
     exit 2
     ;;
 esac

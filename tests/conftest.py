@@ -10,6 +10,20 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
 
+# files whose tests train, start processes or kernels, or draw whole sets: ./run_all.sh gate leaves them out
+SLOW = (
+    "batch data synvt speed notebooks launch parallel real runs parts pretrain train tuning cues exchange report crate"
+)
+SLOW = {f"tests/{name}" for name in SLOW.split()} | {f"tests/test_{name}.py" for name in SLOW.split()}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(ROOT)
+        if "home" in item.fixturenames or SLOW & {str(place), str(place.parent), f"tests/{place.name}"}:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """A folder with data/ and results/ that VTLIB_DATA and VTLIB_RESULTS point to, the quick SynVT sets inside."""

@@ -1,9 +1,10 @@
 """What the suite measured on one machine, and the texts that quote it.
 
-measured/ holds the numbers of a finished `./run_all.sh` as small tables, and readme.md, the results of README.md with a
-place for each number. After a new measurement, from the folder of the project:
+measured/ holds the numbers of a finished `./run_all.sh` as small tables, and two texts with a place for each number:
+readme.md is the part of README.md that is measured, results.md becomes measured/README.md. After a new measurement, from
+the folder of the project:
 
-    .venv/bin/python tests/measured.py results/cpu     # keeps its numbers, and writes them into README.md
+    .venv/bin/python tests/measured.py results/cpu     # keeps its numbers, and writes them into both pages
 """
 
 import re
@@ -82,18 +83,19 @@ def quoted(place: str) -> str:
     raise ValueError(f"readme.md has a place of unknown kind {place!r}")
 
 
-def results_of_readme() -> str:
-    """readme.md with every number in its place."""
-    return re.sub(r"\{\{(.+?)\}\}", lambda place: quoted(place[1]), (HERE / "readme.md").read_text())
+def filled(name: str) -> str:
+    """A text of measured/ with every number in its place."""
+    return re.sub(r"\{\{(.+?)\}\}", lambda place: quoted(place[1]), (HERE / name).read_text())
 
 
-def readme() -> str:
-    """README.md as it should be."""
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + results_of_readme() + END + rest.split(END)[1]
+def pages() -> dict[Path, str]:
+    """README.md and measured/README.md as they should be."""
+    before, rest = README.read_text().split(BEGIN)
+    text = before + BEGIN + filled("readme.md") + END + rest.split(END)[1]
+    return {README: text, HERE / "README.md": filled("results.md")}
 
 
 if __name__ == "__main__":
     keep(Path(sys.argv[1]))
-    README.write_text(readme())
+    for page, text in pages().items():
+        page.write_text(text)

@@ -87,3 +87,15 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     tests = set().union(*(imported(p) for p in ROOT.glob("tests/**/*.py")))
     own = {p.stem.replace("_", "-") for p in ROOT.glob("tests/**/*.py")} | {"tests"}
     assert tests - own <= run | extras["test"] | {"nbformat"}
+
+
+def test_the_python_of_readme_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    exec(code, {})
+    assert "t2v" in capsys.readouterr().out
+
+
+def test_the_citation_names_both_papers_and_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == PROJECT["version"] and cited["license"] == PROJECT["license"]
+    assert [r["year"] for r in cited["references"]] == [2022, 2021]

@@ -348,7 +348,6 @@ def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_pa
     odd.mkdir()
     for name in ("vtlib", "notebooks"):
         shutil.copytree(ROOT / name, odd / name)
-    shutil.copy(ROOT / "Snakefile", odd)
     (odd / "venv").symlink_to(sys.prefix)
     python = odd / "venv" / "bin" / Path(sys.executable).name
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)

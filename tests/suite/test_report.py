@@ -169,9 +169,9 @@ def test_two_changes_that_help_each_other(done, monkeypatch):
     base = base.assign(pid=np.arange(40) // 2, seed=0, split=1)
     gain = {("both", "a"): 30.0, ("b", "base"): 10.0}
     monkeypatch.setattr(
-        report, "differences", lambda x, y, protocol: base.assign(**dict.fromkeys(runs.METRICS, gain[x[0], y[0]]))
+        verdicts, "differences", lambda x, y, protocol: base.assign(**dict.fromkeys(runs.METRICS, gain[x[0], y[0]]))
     )
-    monkeypatch.setattr(report, "under", lambda rows, protocol: rows)
+    monkeypatch.setattr(verdicts, "under", lambda rows, protocol: rows)
 
     class Named(str):
         experiment = SimpleNamespace(profile="none")
