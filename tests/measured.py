@@ -1,6 +1,6 @@
 """What the suite measured on one machine, and the texts that quote it.
 
-measured/ holds the numbers of a finished `./run_all.sh` as small tables, and two texts with a place for each number:
+measured/ holds the numbers of a finished `./run_all.sh` as small tables, and two texts with places for numbers:
 readme.md is the part of README.md that is measured, results.md becomes measured/README.md. After a new measurement, from
 the folder of the project:
 

@@ -487,7 +487,7 @@ def full():
     return table, dict(zip(keys, facts["draws"].astype(int), strict=True))
 
 
-@pytest.mark.parametrize("shots", [1, 10])
+@pytest.mark.parametrize("shots", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["all", "indoor"])
 def test_sysu_equals_the_official_evaluator(full, mode, shots):
     """All ten trials as printed by the official MATLAB evaluator (run under Octave) on the same features."""
@@ -502,6 +502,7 @@ def test_sysu_equals_the_official_evaluator(full, mode, shots):
     assert set(found["gallery"]) == {expected["gallery"]} == {{"all": 301, "indoor": 112}[mode] * shots}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["all", "indoor"])
 def test_sysu_community_counts(full, mode):
     table, _ = full

@@ -132,7 +132,7 @@ def test_strict_lets_right_parameters_pass():
     space = {"In": ["%matplotlib inline", "n: int = 3\nweights: list = []", "# Parameters\nn = 4", "x = n"]}
     for source in space["In"][1:]:
         exec(source, space)
-    launch.strict(space)
+    assert launch.strict(space) is None
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "@x", "a: b: c", "%x", "*x"])

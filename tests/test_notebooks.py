@@ -42,7 +42,8 @@ def test_source_is_clean(path):
     nbformat.validate(nb)
     code = [c for c in nb.cells if c.cell_type == "code"]
     assert all(not c.outputs and c.execution_count is None for c in code)
-    assert set(nb.metadata) <= {"kernelspec", "language_info"} and len({c.id for c in nb.cells}) == len(nb.cells)
+    assert set(nb.metadata) <= {"kernelspec", "language_info", "vtlib"}  # vtlib: what it needs
+    assert len({c.id for c in nb.cells}) == len(nb.cells)
     text = "\n".join(map(source, code))
     assert not any(word in text for word in ("sys.path", "%%bash", "!pip", "warnings.", "class "))
     assert max(len(source(c).splitlines()) for c in code) <= 25
@@ -85,7 +86,30 @@ def test_one_rule_one_name_and_one_line_of_facts(path):
         return
     assert not re.search(r"leaves 0 out and|standard error over runs|untrained|random network", text)
     assert "print(runs.environment(" not in text
-    assert ("report.verdict_text(" in text) <= ("Markdown(compare.WHAT_IT_TAKES)" in text)
+    assert text.count("Markdown(compare.WHAT_IT_TAKES)") == (
+        path.stem == "90_report" or "verdicts.verdict_text(" in text
+    )
+
+
+@named
+def test_a_stranger_finds_both_papers_and_what_words_and_symbols_mean(path):
+    cells = nbformat.read(path, 4).cells
+    first, prose = source(cells[0]), [source(c) for c in cells if c.cell_type == "markdown"]
+    for words in (
+        "Wang, Zhang, Feng, Ji and Ding",
+        "Learning Visible Thermal Person Re-Identification via Spatial Dependence and Dual-Constraint Loss",
+        "https://doi.org/10.3390/e24040443",
+        "Ling, Luo, Lin and Li",
+        "A Multi-Constraint Similarity Learning with Adaptive Weighting for Visible-Thermal Person Re-Identification",
+    ):
+        assert words in first
+    if path.stem == "10_train":
+        (terms,) = (text for text in prose if "## What is measured" in text)
+        assert all(f"**{term}**" in terms for term in ("query", "gallery", "rank-k", "mAP", "mINP", "shot", "trial"))
+    else:
+        assert "[10_train](10_train.ipynb#What-is-measured)" in first
+    for below in (part for text in prose for part in text.split("$$")[2::2]):  # the text that follows an equation
+        assert re.match(r"\n\S", below), "no words directly below an equation"
 
 
 @pytest.mark.parametrize(

@@ -464,6 +464,7 @@ def test_without_the_library_the_sentence_says_what_to_install(monkeypatch):
     assert pml.in_their_form(LOSSES["cmdc"])(*batch([(2, 0)] * 2)[:2], None, *batch([(2, 0)] * 2)[:2]).isfinite()
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_only_where_it_is_asked_for():
     code = (
         "import sys, vtlib, vtlib.config, vtlib.train\n"

@@ -56,9 +56,9 @@ def test_stored_features_give_the_stored_metrics_and_the_stored_network_gives_th
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
-@pytest.mark.parametrize("broken_at", ["fit", "extract", "write_tensors"])
+@pytest.mark.parametrize("broken_at", ["fit", "features_of", "write_tensors"])
 def test_killed_anywhere_it_is_not_done_and_goes_on(home, monkeypatch, broken_at):
-    wanted = experiment("quick", "baseline", seed={"fit": 11, "extract": 12, "write_tensors": 13}[broken_at])
+    wanted = experiment("quick", "baseline", seed={"fit": 11, "features_of": 12, "write_tensors": 13}[broken_at])
     owner = train if broken_at == "fit" else runs
     real, calls = getattr(owner, broken_at), []
 
@@ -381,6 +381,12 @@ def test_runs_of_a_machine_with_another_precision_are_read_by_one_variable(home,
     monkeypatch.setenv("VTLIB_PRECISION", "bf17")
     with pytest.raises(ValueError, match="VTLIB_PRECISION=bf17: unknown precision 'bf17': did you mean 'bf16'"):
         experiment("quick", "cmdc")
+
+
+def test_words_are_no_code():
+    source = '"""Room."""\n\nX = "# no comment"  # why\n\n\ndef f():\n    """What."""\n    # because\n    return X\n'
+    assert runs.without_words(source) == 'X = "# no comment"\ndef f():\n    return X'
+    assert runs.code_digest() != runs.code_digest(runs.TRAINING_CODE)
 
 
 def test_epochs_of_other_training_code_are_not_gone_on_with(home, monkeypatch):

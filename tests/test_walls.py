@@ -71,7 +71,7 @@ def test_no_room_imports_itself_in_a_circle():
 
 def test_the_heart_is_read_in_an_hour():
     lines = {room: len(ROOMS[room].read_text().splitlines()) for room in sorted(HEART)}
-    assert sum(lines.values()) <= 1400, lines
+    assert sum(lines.values()) <= 1620, lines
 
 
 ALONE = """

@@ -1,40 +1,39 @@
-"""vtlib: visible-thermal person re-identification, as thin as it gets.
+"""vtlib: visible-thermal person re-identification.
 
+The heart, which imports nothing of the rest:
+losses/     pure functions (features, labels, modality) -> scalar, under one contract
+model       the two-stream network: position attention, pooling, BN neck, part heads
+backbones   a ResNet by name, and the weights that it starts from
+ranking     rank-k, mAP and mINP of one matrix of similarities
+evaluate    the protocols of SYSU-MM01 and RegDB
+common      folders of data and results, paths, the sentence for an unknown name
+
+Experiments, training and results:
 config      Experiment: every number that changes a result; profiles; the run id
-synthetic   SynVT, the embedded data set, in the public sets' layouts
-figure      one person and one scene as pixels: capsules, projection, rasteriser, paint, sensor
-datasets    SYSU-MM01, RegDB and plain folders as one table; checks against published counts
-images      decoded uint8 store, batched augmentation, P x K sampler
-model       two-stream ResNet, position attention, pooling, neck, part heads
-losses      pure functions with one contract
-pml         pytorch-metric-learning: its losses in an experiment, ours in its form
 methods     the named systems of the papers, as data
-pretrain    the starts: weights from SynVT people of their own
-mechanisms  what acts in a training: active terms, kept pairs, spreads, shares of the gradient
-tuning      equal trials of every method on validation people, and what they chose
+objective   the losses of an experiment: what each term reads, and its value
 train       fit(): the only place with backward()
-parallel    several processes, one experiment
-device      the device of a run, its precision, and this process among several
-evaluate    rank-k, mAP, mINP; the SYSU-MM01 and RegDB protocols
-protocols   the searches that a test set is measured by, as values
-cues        searches of SynVT that read one cue each: factors, outline, colour
+parallel    one experiment in several processes
+device      the device and precision of a run, and the number of this process
+inference   features of images by a trained network
+protocols   the searches that measure a test set, as values
+bootstrap   confidence intervals of means
 runs        run(experiment), collect(runs): the store of results
-compare     is one system better: paired differences, their error over people and seeds, verdicts
-calibrate   how often a verdict is wrong, on worlds made of finished runs
-printed     the tables of both papers as they print them, errors said
-papers      every table and figure: the experiments that it needs, what is claimed of it
-report      measured beside printed, verdicts, where every number comes from
-plan        what a profile will take: data checked, runs, hours, disk
-exchange    results as one file to send, and such files beside the printed tables
-describe    results as an RO-Crate, a data set as Croissant: JSON-LD that other tools read
-plots       tidy data in, figure out
-explain     what an experiment trains, in words and formulas
-choose      the lists and counts that a notebook is asked for, checked before any work
-launch      the command line
-graph       the Snakefile's plan, one job of it, and what became of them all
-files       where data and results lie, files that are whole or as before, locks
-names       one sentence for a name that is not known
-machine     cores and memory: how many runs fit beside each other
+mechanisms  whether attention, mining, weighting or a loss acts in a training
+tuning      equal trials of every method on validation people
+pretrain    starts: weights from SynVT people who are in no other set
+pml         losses of pytorch-metric-learning in an experiment, ours under its call
+files       files written whole or not at all, JSON, locks
+memory      peak memory of a process
+launch      the command line, the one door to all wings
+
+Wings:
+data/       data sets as one table, decoded images, batches, checks against published counts
+synvt/      SynVT, the embedded data set, drawn by the project
+suite/      tables and figures of both papers: claims, verdicts, comparisons, plots, report
+batch/      all runs of a profile: forecast, Snakemake graph, jobs
+
+tuned/ and weights/ hold what tuning and pretrain have made.
 """
 
 __version__ = "0.1.0"

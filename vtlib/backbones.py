@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from .common import data_root, user_path
 
+SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
+STARTED = ("thin", "resnet50")  # the backbones that have a start of SynVT people (pretrain.py)
+FAMILY = ("resnet", "resnext", "wide_resnet")  # of torchvision: all have the stages that TwoStreamNet cuts
+
 
 def thin_resnet() -> nn.Module:
     """ResNet with one basic block a stage and 24, 48, 96, 192 channels (0.7 M parameters): a backbone for CPUs."""
@@ -25,16 +29,10 @@ def thin_resnet() -> nn.Module:
     return net
 
 
-SHIPPED = Path(__file__).parent / "weights"  # starts that come with the package
-STARTED = ("thin", "resnet50")  # the backbones that have a start of SynVT people (pretrain.py)
-# ResNet itself, ResNeXt and Wide ResNet: every one of them has the stages that the two-stream cut needs
-FAMILY = ("resnet", "resnext", "wide_resnet")
-
-
 def weights_file(name: str, weights: str) -> Path | None:
-    """The file that `weights` names for a backbone; None for "none" and "imagenet", which are no file of ours.
+    """The file that `weights` names for the backbone `name`; None for "none" and "imagenet", which name none of ours.
 
-    "synvt" (pretrain.py) lies in the package, or where it is too large to ship, in the data root.
+    "synvt" (pretrain.py) lies in the package or, where it is too large to ship, in the data root.
     """
     if weights in ("none", "imagenet"):
         return None
@@ -50,13 +48,14 @@ def load_backbone(name: str, weights: str) -> nn.Module:
     Raises: ValueError if the weights do not exist for, or do not fit, this backbone; RuntimeError if their download
     fails; FileNotFoundError naming a missing file.
     """
-
     from torchvision import models  # here, as its import takes seconds that a reader of finished runs need not wait
 
     known = ("thin", *(n for n in models.list_models(models) if n.startswith(FAMILY)))
     if name not in known:
         raise ValueError(f"backbone {name!r} is not known: choose one of {', '.join(known)}")
-    if weights == "imagenet" and name != "thin":
+    if weights == "imagenet" and name == "thin":
+        raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
+    if weights == "imagenet":
         enum = models.get_model_weights(name)
         try:
             return models.get_model(name, weights=enum.IMAGENET1K_V1)  # those that the papers had
@@ -66,8 +65,6 @@ def load_backbone(name: str, weights: str) -> nn.Module:
                 f"elsewhere and put the file into {torch.hub.get_dir()}/checkpoints, or give its path as weights=PATH, "
                 "or train from scratch with weights=none"
             ) from error
-    if weights == "imagenet":
-        raise ValueError("the thin backbone has no ImageNet weights: use weights=none or a resnet backbone")
     net = thin_resnet() if name == "thin" else models.get_model(name, weights=None)
     if file := weights_file(name, weights):
         if weights == "synvt" and name not in STARTED:
@@ -80,18 +77,20 @@ def load_backbone(name: str, weights: str) -> nn.Module:
 
 
 def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
-    """Fill `net` from a .safetensors or torch file of a ResNet state dict; the classifier `fc` may be missing.
+    """Fill `net` from a .safetensors or torch file of a ResNet state dict.
 
-    The state may lie in the file as `state_dict`, `model_state_dict`, `model` or `net`, beside numbers of its training,
-    and its names may begin with `module.` or `backbone.`. A batch normalisation's counter of batches may be missing.
+    The classifier `fc` and the counters of the batch normalisations may be missing. What may stand around the state
+    dict and before its names, state_dict_of() says.
+    Args: net; path: of the file; name: of the backbone, for the error.
     Raises: ValueError naming the file where it is broken, holds no state dict or does not fit; FileNotFoundError.
     """
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    state = without_prefix(state_dict_of(read_weights(path), path))
+    state = state_dict_of(read_weights(path), path)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
-    needed = {k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}
-    for k, v in needed.items():
+    for k, v in own.items():
+        if k.endswith("num_batches_tracked"):
+            continue
         if k not in state or state[k].shape != v.shape:
             has = f"has {tuple(state[k].shape)}, not {tuple(v.shape)}" if k in state else "is missing"
             begins = ", ".join(list(state)[:3])
@@ -106,48 +105,42 @@ def load_state(net: nn.Module, path: Path, name: str) -> nn.Module:
 
 
 def read_weights(path: Path) -> object:
-    """What a .safetensors or torch file holds, NumPy numbers included; no code in it is run."""
-    repair = "save the network's state_dict() with torch.save or safetensors"
+    """What a .safetensors or torch file holds, also NumPy numbers beside its tensors; no code in it is run."""
+    kinds = {type(np.dtype(c)) for c in "?bhilqBHILQefdgSU"}
+    numpy = [np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.dtype, np.ndarray, *kinds]
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(numpy_scalars()):
+        with torch.serialization.safe_globals(numpy):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a broken file
+        why = f"it is cut, or of another kind: {type(error).__name__}"
         if not path.stat().st_size:
             why = "it is empty"
         elif "allowed global" in str(error):
             why = "it holds more than tensors and numbers, such as a whole network"
-        else:
-            why = f"it is cut, or of another kind: {type(error).__name__}"
+        repair = "save the network's state_dict() with torch.save or safetensors"
         raise ValueError(f"weights file {path} cannot be read ({why}): {repair}") from error
 
 
-def numpy_scalars() -> list:
-    """What a file needs in order to hold NumPy numbers, such as a best mAP, beside its tensors."""
+def state_dict_of(content: object, path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by the names that a ResNet has.
 
-    kinds = {type(np.dtype(c)) for c in "?bhilqBHILQefdgSU"}
-    return [np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.dtype, np.ndarray, *kinds]
-
-
-def state_dict_of(found: object, path: Path) -> dict[str, Tensor]:
-    """The tensors by name in what a weights file holds; those of `state_dict`, `model` or `net` where it has one."""
+    They may lie in it as `state_dict`, `model_state_dict`, `model` or `net`, and their names may begin with `module.`,
+    `backbone.` or another word: what stands before `conv1.weight` is cut off where all stages stand behind it.
+    Args: content: of the file; path: its name, for the error. Raises: ValueError naming the file where there are none.
+    """
     for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if isinstance(found, nn.Module) or not isinstance(found, Mapping):
-        raise ValueError(f"weights file {path} holds a {type(found).__name__}, not a state dict of names and tensors")
-    state = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if isinstance(content, nn.Module) or not isinstance(content, Mapping):
+        raise ValueError(f"weights file {path} holds a {type(content).__name__}, not a state dict of names and tensors")
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
-        keys = ", ".join(map(str, list(found)[:5])) or "nothing"
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise ValueError(f"weights file {path} holds no state dict of names and tensors, but {keys}")
-    return state
-
-
-def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as a ResNet has them: what stands before `conv1.weight` is cut off where all stages stand behind it."""
     for name in state:
         prefix = name.removesuffix("conv1.weight")
         if name.endswith("conv1.weight") and f"{prefix}bn1.weight" in state and "layer" not in prefix:

@@ -1,4 +1,7 @@
-"""Experiment: every number that changes a result, typed and strict; profiles; the run id."""
+"""Experiment: every number that changes a result, with its type and range; profiles, which set many; the run id.
+
+S1 and S2 are the two papers that losses/__init__.py cites; "the field" is public code of other work on the task.
+"""
 
 import hashlib
 import inspect
@@ -18,23 +21,23 @@ from .losses import LOSSES
 from .methods import METHODS, RECIPES
 from .model import stripes_do_not_fit
 
-# Fields that name or place a run without changing its result
+# fields that name or place a run and do not change its result
 NOT_HASHED = {"profile", "method", "device", "compile"}
 
 
 class Part(BaseModel):
-    """A part head: the last map in horizontal stripes, each with a feature of its own."""
+    """A part head: it cuts the last map into horizontal stripes, each with a feature of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     stripes: int = Field(ge=1)
-    width: int = Field(ge=1)  # of each stripe's feature
-    share: float = Field(gt=0)  # factor of the head's normalised feature in the retrieval feature
+    width: int = Field(ge=1)  # numbers in the feature of one stripe
+    share: float = Field(gt=0)  # factor of this head's normalised feature in the retrieval feature
 
 
 Option = bool | float | str
 PLACES = ("pooled", "neck", "stripes")  # where a metric loss may act: objective.read() says what each is
-OF_TERM = ("weight", "on", "normalise")  # what every term of `losses` may have; the rest are arguments of the loss
+OF_TERM = ("weight", "on", "normalise")  # keys that any term of `losses` may have; all others are arguments of its loss
 LAYOUTS = ("sysu", "regdb", "folder")
 
 
@@ -45,65 +48,65 @@ class Experiment(BaseModel):
 
     profile: Literal["quick", "cpu", "gpu", "paper"]  # sets the fields below to values that belong together
     method: str = "custom"  # a name of methods.METHODS, or one of your own; it sets network and losses
-    device: str = "auto"  # auto is the first GPU if there is one; or cpu, cuda, cuda:1
-    seed: int = Field(0, ge=0, lt=2**31)  # of the start, the batches and the augmentation
-    precision: Literal["float32", "bf16"] = "bf16"  # of the maps in training; left out, or auto: bf16 where the device
-    # of this machine computes it itself, else float32, settled before the run has its id
-    compile: bool = False  # the stages by torch.compile: slower on the processor that it was measured on
-    sync_bn: bool = True  # several processes: BN over the global batch, so that their number changes no result
+    device: str = "auto"  # auto: the first GPU, or the CPU where there is none; or cpu, cuda, cuda:1
+    seed: int = Field(0, ge=0, lt=2**31)  # seed of the random weights, the batches and the augmentation
+    precision: Literal["float32", "bf16"] = "bf16"  # number format of the maps in training. Left out, or auto: bf16
+    # where the device of this machine computes it natively, else float32; it is fixed before the run gets its id
+    compile: bool = False  # compile the stages by torch.compile; slower on the processor that it was measured on
+    sync_bn: bool = True  # batch normalisation over all processes, so that their number changes no result
 
     # data
-    dataset: Literal["sysu", "regdb", "folder"]  # the layout, and with it the protocol
+    dataset: Literal["sysu", "regdb", "folder"]  # the layout of the files, which also decides the protocol
     data: str  # a folder under the data root (VTLIB_DATA), or a path
-    split: int = Field(1, ge=1, le=10)  # RegDB: which of the ten given splits
-    train_on: Literal["train", "train+val"] = "train"  # SYSU-MM01: 296 identities, or the community's 395
-    validation_identities: int = Field(0, ge=0)  # training people held out, of a set that names none
-    height: int = Field(288, ge=16, le=4096)  # pixels
-    width: int = Field(144, ge=8, le=4096)  # pixels
+    split: int = Field(1, ge=1, le=10)  # RegDB: which of its ten splits
+    train_on: Literal["train", "train+val"] = "train"  # SYSU-MM01: 296 identities, or the field's 395
+    validation_identities: int = Field(0, ge=0)  # training people to validate on, where a set names none
+    height: int = Field(288, ge=16, le=4096)  # of the images, pixels
+    width: int = Field(144, ge=8, le=4096)  # of the images, pixels
 
     # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"  # a ResNet of torchvision, or thin
-    weights: str = "none"  # the start: none, synvt (pretrain.py), imagenet, or a file
+    weights: str = "none"  # where the weights start: none (random), synvt (pretrain.py), imagenet, or a file
     specific_stages: Literal[0, 1, 2, 3] = 2  # how many stages each modality has of its own: 2 in S1, S2 and HC-Tri,
     # 1 (conv1 and bn1) in the AGW family, 3 in MMD-ReID, 0 in the one-stream network of Wu et al. 2017
     attention: bool  # position attention behind stage 1
-    attention_reduction: int = Field(1, ge=1)  # open: the width of B and C is divided by this
-    pooling: Literal["gem", "avg"] = "gem"  # of the last map: generalised mean, or average
-    gem_p: float = Field(3.0, ge=1.0)  # p of gem; 10, as some public code has it for RegDB, fails on SYSU-MM01
-    last_stride: Literal[1, 2] = 1  # of stage 4; 1 doubles the last map
-    parts: tuple[Part, ...] = Field((), strict=False)  # heads of stripes; none: one pooled feature and a BN neck
+    attention_reduction: int = Field(1, ge=1)  # open: divides the width of the attention's maps B and C
+    pooling: Literal["gem", "avg"] = "gem"  # how the last map becomes a vector: generalised mean, or average
+    gem_p: float = Field(3.0, ge=1.0)  # exponent p of gem; 10, which some public code has for RegDB, fails on SYSU-MM01
+    last_stride: Literal[1, 2] = 1  # stride of stage 4; 1 doubles height and width of the last map
+    parts: tuple[Part, ...] = Field((), strict=False)  # part heads; none: one pooled feature and a BN neck
 
     # losses
-    losses: dict[str, dict[str, Option | dict[str, Any]]]  # name -> weight, place (`on`: pooled, neck or stripes; and
-    # `normalise`, to length 1 there) and arguments, as losses.cmdc.weight=2 losses.cmdc.on=neck
-    over_parts: Literal["sum", "mean"] = "sum"  # open: of identity losses over stripes, of metric losses over heads
+    losses: dict[str, dict[str, Option | dict[str, Any]]]  # each loss by its name: its weight, the feature it reads
+    # (`on`: pooled, neck or stripes; `normalise`: at length 1) and its own arguments, as losses.cmdc.weight=2
+    over_parts: Literal["sum", "mean"] = "sum"  # open: how losses of stripes (identity) or heads (metric) are joined
 
-    # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, the paper gives none)
-    epochs: int = Field(60, ge=0)  # 0: the untouched start
-    steps_per_epoch: int = Field(0, ge=0)  # 0: as many whole batches as the larger modality has (SYSU-MM01: 695)
-    identities_per_batch: int = Field(8, ge=2, le=10_000)  # P
-    images_per_identity: int = Field(4, ge=1, le=1_000)  # K, in each modality: a batch has 2 * P * K images
-    lr: float = Field(0.1, gt=0)  # rate of SGD, for new layers
-    backbone_lr_factor: float = Field(0.1, ge=0)  # times lr: for layers that start from pre-trained weights
-    momentum: float = Field(0.9, ge=0, lt=1)  # of SGD
-    nesterov: bool = False  # the momentum's form
-    weight_decay: float = Field(5e-4, ge=0)  # of SGD, all parameters
+    # recipe (S1 section 4.1.3; P, K, weight decay and schedule are the field's, as the paper gives none)
+    epochs: int = Field(60, ge=0)  # 0: no training, the untouched start
+    steps_per_epoch: int = Field(0, ge=0)  # 0: the whole batches in the larger modality (SYSU-MM01: 695)
+    identities_per_batch: int = Field(8, ge=2, le=10_000)  # P, different people in a batch
+    images_per_identity: int = Field(4, ge=1, le=1_000)  # K, in each modality: a batch has 2 P K images
+    lr: float = Field(0.1, gt=0)  # learning rate of SGD for new layers
+    backbone_lr_factor: float = Field(0.1, ge=0)  # factor of lr for layers that start from pre-trained weights
+    momentum: float = Field(0.9, ge=0, lt=1)  # momentum of SGD
+    nesterov: bool = False  # Nesterov's form of the momentum
+    weight_decay: float = Field(5e-4, ge=0)  # weight decay of SGD, on all parameters
     schedule: Literal["hc_tri", "s2"] = "hc_tri"  # hc_tri, the field's: warm-up, then times gamma at each milestone;
-    # s2: a tenth after every eighth of the epochs, as S2 prints it
-    warmup_epochs: int = Field(10, ge=0)  # the rate rises to lr over these
+    # s2, as S2 prints it: divided by 10 after every eighth of the epochs
+    warmup_epochs: int = Field(10, ge=0)  # epochs over which the rate rises to lr
     milestones: tuple[int, ...] = Field((20, 50), strict=False)  # epochs at which the rate is multiplied by gamma
     gamma: float = Field(0.1, gt=0)  # factor of the rate at each milestone
 
     # augmentation
-    pad: int = Field(10, ge=0)  # zero padding before the random crop, pixels
+    pad: int = Field(10, ge=0)  # black pixels added on each side before the random crop
     flip: float = Field(0.5, ge=0, le=1)  # probability of mirroring
     erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
 
     # evaluation
-    validate_every: int = Field(1, ge=1)  # epochs between two looks at the validation people; the last one always looks
-    trials: int = Field(10, ge=1, le=10)  # SYSU-MM01 galleries; a single one is never a result
-    tested: Literal["test", "val"] = "test"  # who is searched in the end; val: the validation people, and no image of
-    # a test person is read, as in tuning
+    validate_every: int = Field(1, ge=1)  # epochs between two validations; the last epoch always validates
+    trials: int = Field(10, ge=1, le=10)  # random galleries of SYSU-MM01; a single one is never a result
+    tested: Literal["test", "val"] = "test"  # who is searched after training. val: the validation people; no image
+    # of a test person is then read (tuning.py)
 
     @field_validator("device")
     @classmethod
@@ -124,9 +127,8 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _stripes_fit(self):
-        rows = -(
-            -self.height // (16 * self.last_stride)
-        )  # of the last map: every backbone halves it four or five times
+        # rows of the last map: a backbone halves the image four or, at last_stride 2, five times
+        rows = -(-self.height // (16 * self.last_stride))
         stripes = [part.stripes for part in self.parts]
         if any(rows % n for n in stripes):
             raise ValueError(stripes_do_not_fit(self.height, rows, stripes))
@@ -142,17 +144,21 @@ class Experiment(BaseModel):
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
     def but(self, **overrides: Any) -> "Experiment":
-        """The same experiment with other values; nested names with dots, as in `experiment`."""
+        """The same experiment with other values; nested names with dots. Raises: ValueError, as experiment()."""
         return build(self.model_dump(), overrides)
 
 
 def arguments(term: dict[str, Any]) -> dict[str, Any]:
-    """What a term of `losses` hands to its loss."""
+    """The arguments that a term of `losses` hands to its loss: all of its keys but those in OF_TERM."""
     return {k: v for k, v in term.items() if k not in OF_TERM}
 
 
 def check_place(name: str, term: dict[str, Any], parts: bool) -> None:
-    """Raise ValueError unless a term says well where its loss acts. parts: whether the network has part heads."""
+    """Check where the term of one loss says that it acts.
+
+    Args: name: of the loss; term: its entry in `losses`; parts: whether the network has part heads.
+    Raises: ValueError for a place that is unknown or that the network does not have.
+    """
     place, normalise = term.get("on", "pooled"), term.get("normalise", False)
     if name == "id" and ("on" in term or "normalise" in term):
         raise ValueError("losses.id reads the logits of the classifiers: leave its `on` and `normalise` out")
@@ -165,76 +171,82 @@ def check_place(name: str, term: dict[str, Any], parts: bool) -> None:
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raise ValueError unless `name` is one of LOSSES and takes these options, each of the type of its default."""
+    """Raise ValueError unless `name` is one of LOSSES and has these arguments, each of its type and in its range."""
     if name not in LOSSES:
         raise ValueError(unknown("loss", name, LOSSES))
-    given_by_network = {"local"}
-    known = {p.name: p for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
-    counts = {}
+    from_network = {"local"}
+    accepted = {p.name: p for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    typed = {}
     for option, value in options.items():
-        if option not in known.keys() - given_by_network:
-            raise ValueError(unknown(f"argument of loss {name}", option, {*known, *OF_TERM} - given_by_network))
-        wanted = known[option].annotation
-        if get_origin(wanted) is Literal and value not in get_args(wanted):
-            raise ValueError(unknown(f"value of losses.{name}.{option}", value, get_args(wanted)))
-        if wanted in (bool, float, int) and not (
-            type(value) is (bool if wanted is bool else float) and (wanted is not int or value.is_integer())
+        if option not in accepted.keys() - from_network:
+            raise ValueError(unknown(f"argument of loss {name}", option, {*accepted, *OF_TERM} - from_network))
+        kind = accepted[option].annotation
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(unknown(f"value of losses.{name}.{option}", value, get_args(kind)))
+        if kind in (bool, float, int) and not (  # a whole number is stored as a float, too
+            type(value) is (bool if kind is bool else float) and (kind is not int or value.is_integer())
         ):
-            raise ValueError(f"losses.{name}.{option} must be of type {wanted.__name__}, not {value!r}")
-        counts[option] = int(value) if wanted is int else value
-    if check := getattr(LOSSES[name], "check", None):  # ranges; a loss of one's own may have none
+            raise ValueError(f"losses.{name}.{option} must be of type {kind.__name__}, not {value!r}")
+        typed[option] = int(value) if kind is int else value
+    if check := getattr(LOSSES[name], "check", None):  # it tests the ranges; a loss without @loss() has none
         try:
-            check(**counts)
+            check(**typed)
         except ValueError as error:
             raise ValueError(f"losses.{name}.{error}") from None
 
 
-# The embedded set at three sizes and the real sets: what each layout reads, by profile
+# profile -> layout -> data set: the embedded one in three sizes, and the real ones
 DATA = {
     "quick": {"sysu": "synvt_sysu_quick", "regdb": "synvt_regdb_quick"},
     "cpu": {"sysu": "synvt_sysu", "regdb": "synvt_regdb"},
     "gpu": {"sysu": "synvt_sysu_full", "regdb": "synvt_regdb_full"},
     "paper": {"sysu": "SYSU-MM01", "regdb": "RegDB"},
 }
-# one rate for all layers: the start has seen no pair across cameras, so every layer has to learn
+# One rate for all layers: the start has never seen a person in both modalities, so every layer has to learn
 START = {"weights": "synvt"}
 THIN = {"backbone": "thin", "backbone_lr_factor": 1.0, **START}
 PROFILES = {
-    # seconds a run: proves the path, claims nothing
+    # seconds a run: shows that everything runs; its numbers mean nothing
     "quick": THIN
     | {"height": 96, "width": 48, "pad": 4, "epochs": 2, "steps_per_epoch": 3, "warmup_epochs": 1, "milestones": (1,)}
     | {"identities_per_batch": 4, "images_per_identity": 2, "trials": 2},
-    # a minute a run on one core. One rate for all methods, between what suits each: mAP on validation identities was 34
-    # and 35 for the baseline at 0.01 and 0.03, 36 and 23 for HC-Tri, 32 and 36 for MC
+    # a minute a run on one core. One rate for all methods, a compromise: at 0.01 and 0.03, mAP on validation identities
+    # was 34 and 35 for the baseline, 36 and 23 for HC-Tri, 32 and 36 for MC
     "cpu": THIN
     | {"height": 96, "width": 48, "pad": 4, "images_per_identity": 2, "epochs": 8, "steps_per_epoch": 80}
     | {"lr": 0.02, "warmup_epochs": 2, "milestones": (5, 7), "validate_every": 4},
     # about a minute a run on an H200
     "gpu": START | {"epochs": 10, "steps_per_epoch": 100, "warmup_epochs": 2, "milestones": (6, 9)},
-    # S1 section 4.1.3, unchanged; open: S1 names 296 training identities, results in the field are of all 395
+    # S1 section 4.1.3, unchanged; open: S1 names 296 training identities, the field trains on 395
     "paper": {"weights": "imagenet", "train_on": "train+val"},
 }
-VALIDATION = {"quick": 4, "cpu": 15, "gpu": 30, "paper": 0}  # identities held out where the layout gives none
-TUNED = Path(__file__).parent / "tuned"  # what tuning.py chose, a file a profile
+VALIDATION = {
+    "quick": 4,
+    "cpu": 15,
+    "gpu": 30,
+    "paper": 0,
+}  # training people held out where a layout has no others to validate on
+TUNED = Path(__file__).parent / "tuned"  # what tuning.py chose, one file a profile
 
 
 @cache
 def tuned_file(profile: str) -> dict[str, Any]:
-    """The trials of a profile and what they chose, as tuning.write() has them; none of a profile that ships none."""
+    """What tuning.write() wrote for a profile: its trials and the values chosen; both empty where no file ships."""
     file = TUNED / f"{profile}.json"
     return json.loads(file.read_text()) if file.is_file() else {"chosen": {}, "trials": []}
 
 
 def chosen(profile: str) -> dict[str, dict[str, Any]]:
-    """What trials chose for each method of a profile, as overrides."""
+    """method -> overrides: the values that the trials of a profile chose."""
     return tuned_file(profile)["chosen"]
 
 
 def experiment(profile: str = "cpu", method: str = "dpan_cmdc", *, tuned: bool = True, **overrides: Any) -> Experiment:
-    """An experiment of a profile and a method; overrides win, nested ones as `**{"losses.cmdc.weight": 2.0}`.
+    """An experiment of a profile and a method, checked.
 
-    Args: tuned: with the rates and weights that tuning.py chose for the method on this profile, where they ship; else
-        with those of the profile, or of the paper's recipe.
+    Args: profile: one of PROFILES; method: one of METHODS; tuned: take the rates and weights that tuning.py chose for
+        the method on this profile, where they ship; else those of the profile, or of the paper's recipe;
+        overrides: fields that win over all of these, nested ones as `**{"losses.cmdc.weight": 2.0}`.
     Raises: ValueError with one sentence, and the nearest known name, for anything unknown or mistyped.
     """
     if not isinstance(profile, str) or profile not in PROFILES:
@@ -255,15 +267,15 @@ def experiment(profile: str = "cpu", method: str = "dpan_cmdc", *, tuned: bool =
     elif not overrides.get("data"):
         raise ValueError(f"data: the layout {dataset!r} has no set of its own: name one, as data=PATH (data/README.md)")
     if dataset != "sysu":
-        held_out = VALIDATION[profile] if dataset == "regdb" else 0  # of a folder split.csv may name some
+        held_out = VALIDATION[profile] if dataset == "regdb" else 0  # a folder names its own, in split.csv
         fields |= {"validation_identities": held_out, "train_on": "train"}
     return build(fields, recipe | overrides)
 
 
 def upgraded(fields: dict[str, Any], precision: str) -> dict[str, Any]:
-    """Stored fields of an experiment, of whatever version of this code, as this version names them.
+    """The fields of an experiment that an older version of this code stored, under the names of this version.
 
-    Args: precision: that the run was made in, for fields of the time when it was settled during the run.
+    Args: fields: as stored; precision: in which the run was trained, for fields that still say "auto".
     """
     fields = dict(fields)
     if "one_stream" in fields:
@@ -276,21 +288,21 @@ def upgraded(fields: dict[str, Any], precision: str) -> dict[str, Any]:
 
 
 def documented() -> dict[str, str]:
-    """What each field of Experiment is, by name: the comment behind it in this file."""
-    found, name = {}, ""
+    """Field of Experiment -> what it is: the comment behind it in this file."""
+    texts, name = {}, ""
     for line in inspect.getsource(Experiment).splitlines():
         if field := re.fullmatch(r"    (\w+): .*?  # (.+)", line):
             name, text = field.groups()
-            found[name] = text
+            texts[name] = text
         elif name and (more := re.fullmatch(r"    # (.+)", line)):
-            found[name] += f" {more[1]}"
+            texts[name] += f" {more[1]}"
         else:
             name = ""
-    return found
+    return texts
 
 
 def fields_table(profile: str = "cpu", method: str = "baseline") -> str:
-    """Every field of Experiment as a table in Markdown: its values, what an experiment has, what it is."""
+    """Every field of Experiment as a table in Markdown: its possible values, its value here, what it is."""
     values = experiment(profile, method).model_dump(mode="json")
     lines = [f"| field | values | {profile} | what it is |", "|---|---|---|---|"]
     for name, text in documented().items():
@@ -300,33 +312,32 @@ def fields_table(profile: str = "cpu", method: str = "baseline") -> str:
         kind = kind or {"parts": "list of {stripes, width, share}", "losses": "group"}.get(name, "list")
         value = values[name] if name not in ("profile", "method") else {"profile": profile, "method": method}[name]
         if name == "precision":
-            value = "auto"  # settled by the machine
+            value = "auto"  # each machine fixes its own
         cells = (f"`{name}`", kind, f"`{json.dumps(value)}`", text)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def parameters(wanted: Experiment) -> dict[str, Any]:
-    """What makes this very experiment: profile, method, dataset, seed, data where it is no set of the profile's, and
-    `overrides`, the fields that differ.
+def parameters(e: Experiment) -> dict[str, Any]:
+    """The parameters of a notebook that make an experiment; of_parameters() is the inverse.
 
-    The precision is always among them: the machine that makes the run may have another one of its own.
-    `of_parameters` gives the experiment back; nested names with dots.
+    Returns: profile, method, dataset, seed; data, where it is not the profile's own set; and `overrides`, the fields
+    that differ, nested names with dots. The precision is always among these: another machine may have another default.
     """
-    given = {name: getattr(wanted, name) for name in ("profile", "method", "dataset", "seed")}
-    plain = experiment(**given, data=wanted.data).model_dump(mode="json")
-    named = {} if wanted.data == DATA[wanted.profile].get(wanted.dataset) else {"data": wanted.data}
-    differing = difference(wanted.model_dump(mode="json"), plain)
-    return given | named | {"overrides": differing | {"precision": wanted.precision}}
+    named = {name: getattr(e, name) for name in ("profile", "method", "dataset", "seed")}
+    plain = experiment(**named, data=e.data).model_dump(mode="json")
+    data = {} if e.data == DATA[e.profile].get(e.dataset) else {"data": e.data}
+    differing = difference(e.model_dump(mode="json"), plain)
+    return named | data | {"overrides": differing | {"precision": e.precision}}
 
 
-def of_parameters(given: dict[str, Any]) -> Experiment:
-    """The experiment that `parameters` describes."""
-    return experiment(**{name: value for name, value in given.items() if name != "overrides"}, **given["overrides"])
+def of_parameters(values: dict[str, Any]) -> Experiment:
+    """The experiment that parameters() describes."""
+    return experiment(**{name: value for name, value in values.items() if name != "overrides"}, **values["overrides"])
 
 
 def difference(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values that differ from `plain`, by dotted name; a group that lacks one of plain's names is given whole."""
+    """The values that differ from `plain`, by dotted name; a group that lacks a name of plain's group comes whole."""
     different = {}
     for name, value in values.items():
         old = plain.get(name)
@@ -338,15 +349,18 @@ def difference(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") 
 
 
 def resolve_profile(name: str) -> str:
-    """`auto` is gpu where there is a GPU, else cpu; every other name stays. Raises: ValueError on an unknown name."""
+    """The name of a profile; `auto` is gpu where there is a GPU, else cpu. Raises: ValueError on an unknown name."""
     if not isinstance(name, str) or name not in {"auto", *PROFILES}:
         raise ValueError(unknown("profile", name, {"auto", *PROFILES}))
     return ("gpu" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
-    """Set overrides into nested fields and check the whole; pydantic's report becomes one sentence."""
-    fields = json.loads(json.dumps(fields))  # a copy that shares nothing with PROFILES and METHODS
+    """The experiment of some fields with overrides, whose names may have dots, set into them.
+
+    Raises: ValueError, one sentence, for an unknown field or a wrong value.
+    """
+    fields = json.loads(json.dumps(fields))  # copied, so that PROFILES and METHODS stay as they are
     for name, value in overrides.items():
         *path, last = name.split(".")
         if name.split(".")[0] not in Experiment.model_fields:
@@ -367,21 +381,21 @@ def build(fields: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(p) for p in first["loc"][:3])
         text = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in ("missing", "value_error") else f" (given: {shortened(first['input'])})"
-        raise ValueError(f"{where}: {text}{given}" if where else text) from None
+        shown = "" if first["type"] in ("missing", "value_error") else f" (given: {shortened(first['input'])})"
+        raise ValueError(f"{where}: {text}{shown}" if where else text) from None
 
 
 def not_finite(fields: dict[str, Any], prefix: str = "") -> str:
     """The dotted name of a number that is NaN or infinite; "" where there is none."""
     for name, value in fields.items():
-        if isinstance(value, dict) and (found := not_finite(value, f"{prefix}{name}.")):
-            return found
+        if isinstance(value, dict) and (inner := not_finite(value, f"{prefix}{name}.")):
+            return inner
         if isinstance(value, float) and not isfinite(value):
             return prefix + name
     return ""
 
 
 def shortened(value: Any) -> str:
-    """A value as an error's sentence shows it: one line, not longer than a reader wants."""
+    """A value as an error's sentence shows it, in at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,9 +9,6 @@ in four points, which change the numbers. Here, as in the official code of both 
 
 Features, similarities, labels and masks may be lists, NumPy arrays or tensors on any device. Labels are whole numbers
 or texts, compared for equality only. Half precision is computed in float32.
-
-We never argsort the gallery. The rank of a match is 1 + the number of gallery images that score higher: counted one
-match at a time where a query has few, and looked up in the sorted scores where it has many.
 """
 
 import random
@@ -178,10 +175,9 @@ def sysu(
 ) -> pd.DataFrame:
     """SYSU-MM01 protocol, one setting of a SysuSearch.
 
-    Per trial and gallery camera (all: 1, 2, 4, 5; indoor: 1, 2) `shots` images of each identity.
-
     Args: features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera;
-        gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}; "community" draws by
+        mode: "all", galleries of cameras 1, 2, 4, 5, or "indoor", of 1, 2; shots: images of each identity and gallery
+        camera; trials: how many galleries are drawn; metric: "cosine" or "euclidean"; gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}; "community" draws by
         random.seed(trial) as public Python code does (whose draw of several shots cannot be repeated: that is ours).
     Returns: one row a trial: trial, rank1, rank5, rank10, rank20, mAP, mINP, queries, gallery; fractions in [0, 1].
     Raises: ValueError on an unknown option, missing permutations, or if no query has a match.

@@ -1,4 +1,4 @@
-"""Where data and results lie, files that are whole or absent, and locks; every job begins here, so nothing is heavy."""
+"""Files that are written whole or not at all, JSON, digests and locks. Every job imports this: no heavy imports."""
 
 import errno
 import hashlib
@@ -10,22 +10,23 @@ from pathlib import Path
 from uuid import uuid4
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what flock answers on a file system without locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of flock on a file system without locks
 
 
-def digest(files: Iterable[Path], given: object) -> str:
-    """Hash of files and of a JSON value."""
-    whole = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+def digest(files: Iterable[Path], value: object) -> str:
+    """sha256, as hex digits, of a JSON value followed by the bytes of some files."""
+    content = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
     for file in files:
-        whole.update(file.read_bytes())
-    return whole.hexdigest()
+        content.update(file.read_bytes())
+    return content.hexdigest()
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place if the `with` ends well: `path` is whole or as before.
+    """Yield a path beside `path` to write to; at the end of the `with` it replaces `path`, unless there was an error.
 
-    Raises: OSError naming the file and what to do where the disk is full.
+    So `path` is always either complete or as it was before.
+    Raises: OSError naming the file and a remedy where the disk is full.
     """
     part = path.with_name(f"{path.name}.{uuid4().hex[:12]}.tmp")
     try:
@@ -44,21 +45,22 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write atomically: the file is whole or as it was before."""
+    """Write a value as JSON; the file is complete or as it was before (whole())."""
     with whole(path) as part:
         part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def read_json(path: Path, repair: str = "delete it, and it is made again") -> dict:
-    """The JSON object of a file that write_json() wrote.
+    """The JSON object in a file.
 
-    Raises: ValueError naming the file and the `repair` where it is cut, empty or of another kind; FileNotFoundError.
+    Args: path; repair: what to do about a broken file, the end of an error's sentence.
+    Raises: ValueError naming the file where it is cut, empty or no JSON object; FileNotFoundError.
     """
     return parse_object(read_bytes(path, repair), path, repair)
 
 
 def read_bytes(path: Path, repair: str) -> bytes:
-    """Raises: FileNotFoundError, or ValueError where the path is no file, with the `repair`."""
+    """The bytes of a file. Raises: FileNotFoundError, or ValueError for a folder; both end with `repair`."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -73,6 +75,7 @@ def read_json_lines(path: Path, repair: str) -> list[dict]:
 
 
 def parse_object(text: bytes, path: Path, repair: str) -> dict:
+    """The JSON object in a text that comes from `path`. Raises: ValueError as read_json()."""
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -85,26 +88,27 @@ def parse_object(text: bytes, path: Path, repair: str) -> dict:
 
 @contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a file lock; the system lets it go if the process dies, whatever killed it.
+    """Hold a lock on a file during a `with`; the system frees it when the process dies.
 
-    On a file system without locks the file itself is the lock, and one that a dead process of this machine left is
-    taken over. Args: wait: for another holder; else BlockingIOError at once.
+    On a file system without locks the existence of a file is the lock; one that a dead process of this machine has left
+    is taken over.
+    Args: path; wait: for another process that holds it. Raises: BlockingIOError at once if wait is false.
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
     patience = -1 if wait else 0
-    held = FileLock(path, timeout=patience)
+    file_lock = FileLock(path, timeout=patience)
     try:
         try:
-            held.acquire()
+            file_lock.acquire()
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            held = SoftFileLock(f"{path}.soft", timeout=patience)
-            held.acquire()
+            file_lock = SoftFileLock(f"{path}.soft", timeout=patience)
+            file_lock.acquire()
     except Timeout:
         raise BlockingIOError(f"{path} is held by another process") from None
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()

@@ -1,4 +1,4 @@
-"""Features of images by a trained network, without gradients: as it is, adapted to their statistics, or centred."""
+"""Features of images by a trained network, without gradients: by the network as it is, or adapted, or centred."""
 
 import copy
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from .ranking import feature_rows, identities, numbers_only
 
 
 def forward_only(call: Callable) -> Callable:
-    """A function that runs without gradients and uncompiled: what is compiled expects the shape of a training batch."""
+    """Decorator: run without gradients and uncompiled, since compiled stages expect the shape of a training batch."""
 
     @wraps(call)
-    def eager(*given, **named):
-        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):  # imports torch._dynamo, so not earlier
-            return call(*given, **named)
+    def eager(*args, **named):
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):  # imports torch._dynamo, slow
+            return call(*args, **named)
 
     return eager
 
@@ -29,11 +29,11 @@ def forward_only(call: Callable) -> Callable:
 def extract(
     net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256, *, bar: bool = True
 ) -> Tensor:
-    """L2-normalised retrieval features (n, D) float32 on the CPU, each image once.
+    """Retrieval features of some images, L2-normalised; the network is put into evaluation mode.
 
-    Args: pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows;
-        bar: whether to show how far it is.
-    Raises: ValueError if there are no rows.
+    Args: net; pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows, 0
+        visible, 1 thermal; batch: images at once; bar: show a progress bar.
+    Returns: (n, D) float32 on the CPU. Raises: ValueError if there are no rows.
     """
     if not len(rows):
         raise ValueError("there are no images to take features of")
@@ -51,12 +51,12 @@ def extract(
 def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.ndarray, batch: int = 256) -> nn.Module:
     """A copy of a network whose batch normalisations have the statistics of these images; `net` stays as it was.
 
-    Layer by layer, in the order in which a forward pass calls them: mean and variance, divided by the number of values,
-    of all that reaches the layer from these images once the layers before it are adapted. So they are what one forward
-    pass of all images at once in training mode would normalise by, however the images are dealt into batches, and the
-    copy adapted again is itself. Images go where they always go: a modality's own layers see that modality, shared ones
-    see both, each image counting once. Weights, scales and shifts are those of the network. No label is read; who
-    searches by it has looked at all test images (protocols.WAYS). As many passes over the images as there are layers.
+    The layers are adapted one by one, in the order in which a forward pass calls them. Each gets the mean and the
+    variance (divided by the number of values) of its inputs from all images, with the layers before it adapted already.
+    These are the statistics that one forward pass of all images at once in training mode would use; they do not depend
+    on the batches, and adapting the copy again changes nothing. A modality's own layers see images of that modality,
+    shared layers see all, each image once. Weights, scales and shifts stay those of the network. No label is read, but
+    searches with such features have looked at all test images (protocols.WAYS). Each layer takes a pass over them.
     Source: Li et al. 2016, Revisiting Batch Normalization For Practical Domain Adaptation (arXiv 1603.04779), Alg. 1.
     open: the paper does not say whether the statistics of a layer are taken behind adapted layers; here they are.
 
@@ -70,8 +70,8 @@ def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
     for hook in hooks:
         hook.remove()
 
-    def add(_, given: tuple[Tensor]) -> None:
-        x = given[0]  # (B, C) or (B, C, H, W)
+    def add(_, inputs: tuple[Tensor]) -> None:
+        x = inputs[0]  # (B, C) or (B, C, H, W)
         variance, mean = (s.double() for s in torch.var_mean(x, [0, *range(2, x.ndim)], correction=0))
         sums.append(x[:, 0].numel() * torch.stack([torch.ones_like(mean), mean, variance + mean.square()]))
 
@@ -87,7 +87,7 @@ def adapted(net: nn.Module, pixels: np.ndarray, rows: np.ndarray, modality: np.n
 
 
 def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Features (N, D), pids (N,) and modality (N,) int64, checked.
+    """Features (N, D) as a tensor, pids (N,) and modality (N,) as arrays, checked.
 
     Raises: ValueError unless there are as many of each, and each modality is 0 (visible) or 1 (thermal).
     """
@@ -101,14 +101,15 @@ def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarra
 
 
 def centred(features, modality) -> Tensor:
-    """Features (N, D) less the mean of their modality, rows at length 1 again; modality (N,), 0 visible, 1 thermal.
+    """Features minus the mean of their modality, rows L2-normalised again.
 
-    Whatever is added to all features of a modality alike changes nothing. No label is read; who searches by it has
-    looked at all test images (protocols.WAYS).
-    Raises: ValueError where nothing is left of a feature, such as that of a modality's only image.
+    A vector added to all features of one modality changes nothing in the result. No label is read, but searches with
+    such features have looked at all test images (protocols.WAYS).
+    Args: features (N, D); modality (N,), 0 visible, 1 thermal. Returns: (N, D) in the type of the features.
+    Raises: ValueError where a row becomes zero, such as that of a modality's only image.
     """
     features, _, modality = by_modality(features, np.zeros(len(features), int), modality)
-    left = features.double().clone()  # sums of float32 numbers are exact in it: equal ones leave 0 and no rounding
+    left = features.double().clone()  # in double precision equal features leave exactly 0, no rounding
     for rows in (np.flatnonzero(modality == m) for m in np.unique(modality)):
         left[rows] = left[rows] - left[rows].mean(0)
     if not (left := unit(left)).any(1).all():

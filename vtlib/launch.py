@@ -23,12 +23,15 @@ from .batch import graph, job
 from .common import data_root, results_root, shown, unknown, user_path
 from .files import digest, read_json, write_json
 
-LONGEST = 180  # bytes of a notebook's name before its suffix: file systems take 255, with that of a part being written
+LONGEST = 180  # bytes of a copy's name without suffix: file systems take 255, with the suffix of a file being written
 PYTHON_TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run one command; 0 on success, 1 with one sentence on stderr on failure, 2 on wrong usage."""
+    """Parse the arguments and run one command.
+
+    Returns: the exit code: 0, 1 after an error (one sentence on stderr), 2 for wrong usage, 130 after Ctrl-C.
+    """
     parser = argparse.ArgumentParser(prog="vtlib", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sub = command(commands, "notebook", notebook, "execute a notebook with papermill and keep it under results/")
@@ -59,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("name", help="make: a SynVT preset; check: sysu, regdb or folder; else a folder of the data root")
     sub.add_argument("path", nargs="?", help="make: where to; check: the set's folder; show: a .png or .jpg")
     sub.add_argument("--like", type=file_path, metavar="EXP", help="make: identities and counts of a SYSU-MM01's exp/")
-    about = "describe: as Croissant (JSON-LD), printed or written to PATH, best NAME's folder/croissant.json"
-    sub.add_argument("--croissant", nargs="?", const="", metavar="PATH", help=about)
+    text = "describe: as Croissant (JSON-LD), printed or written to PATH, best NAME's folder/croissant.json"
+    sub.add_argument("--croissant", nargs="?", const="", metavar="PATH", help=text)
     sub = command(commands, "weights", weights, "pre-train a start on SynVT people of its own, or say how one was made")
     sub.add_argument("action", choices=["make", "describe"])
     sub.add_argument("backbone", help="thin, whose start ships with the package, or resnet50")
@@ -89,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     sub.add_argument("files", nargs="+", type=file_path)
     sub.add_argument("--out", type=file_path, metavar="CSV", help="write all metrics there too")
     argv = sys.argv[1:] if argv is None else argv
-    own = argv.index("--") if "--" in argv else len(argv)
-    arguments = parser.parse_args(argv[:own])
-    arguments.more = argv[own + 1 :]
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it stand options of Snakemake
+    arguments = parser.parse_args(argv[:end])
+    arguments.more = argv[end + 1 :]
     try:
         return arguments.call(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
@@ -112,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def command(commands, name: str, call, about: str) -> argparse.ArgumentParser:
-    """A sub-command's parser; `call` gets the parsed arguments and returns an exit code or None."""
-    parser = commands.add_parser(name, help=about, description=about)
+def command(commands, name: str, call, text: str) -> argparse.ArgumentParser:
+    """Add a sub-command with its help text; `call` gets the parsed arguments and returns an exit code or None."""
+    parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(call=call)
     return parser
 
@@ -128,7 +131,7 @@ def file_path(text: str) -> Path:
 
 
 def count(text: str) -> int:
-    """A whole number from 1, for argparse."""
+    """A whole number of 1 or more, for argparse."""
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
@@ -138,7 +141,7 @@ JOBS = {"type": count, "default": 0, "help": "runs at a time; default: as many a
 
 
 def pairs(texts: list[str]) -> dict[str, object]:
-    """key=value texts as typed values. Raises: ValueError for a key given twice, and for a number that is none."""
+    """Values by key of key=value texts. Raises: ValueError for one without =, a key twice, a number not finite."""
     values = {}
     for text in texts:
         key, sep, value = text.partition("=")
@@ -153,13 +156,16 @@ def pairs(texts: list[str]) -> dict[str, object]:
 
 
 def parse(text: str) -> object:
-    """A JSON value, or else a YAML one: YAML 1.1 alone would take 1e-3 for text. A path from ~ is made whole."""
+    """The value that a text says: as JSON, else as a number, else as YAML, else the text. ~ becomes the home folder.
+
+    YAML comes last because YAML 1.1 takes 1e-3 for a text.
+    """
     if text.startswith("~"):
         return str(user_path(text))
-    for read in (json.loads, float, yaml.safe_load) if text else ():  # nothing is an empty text, and no null
+    for read in (json.loads, float, yaml.safe_load) if text else ():  # `key=` means the empty text, not None
         try:
             value = read(text)
-            json.dumps(value)  # YAML knows dates and sets too
+            json.dumps(value)  # raises for a date or a set, which YAML also knows: they stay text
             return value
         except (ValueError, TypeError, RecursionError, yaml.YAMLError):
             continue
@@ -173,32 +179,36 @@ def finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def check_parameters(where: str, declared: dict[str, str], given: dict[str, object]) -> None:
-    """Stop before any work on a name that is not declared {name: type}, or a value of another type."""
-    for name, value in given.items():
+def check_parameters(where: str, declared: dict[str, str], values: dict[str, object]) -> None:
+    """Check parameters of a notebook before any work.
+
+    Args: where: begin of an error's sentence; declared: types by name; values: by name.
+    Raises: ValueError for a name that is not declared, or a value of another type.
+    """
+    for name, value in values.items():
         if name not in declared:
             raise ValueError(f"{where}: {unknown('parameter', name, declared)}")
-        wanted = PYTHON_TYPES.get(declared[name].split("[")[0], object)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        kind = PYTHON_TYPES.get(declared[name].split("[")[0], object)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{where}: {name}={value!r} is not of type {declared[name]}")
 
 
 def strict(namespace: dict[str, object]) -> None:
-    """Check a running notebook's parameters; its first cell after them calls this with globals().
+    """Check a running notebook's parameters: its first cell behind them calls this with globals().
 
-    papermill warns of a misspelled name and runs on with the default, and it checks no types. The cells that ran are
-    in IPython's `In`: the last one of annotated literals declares the parameters, "# Parameters" opens papermill's.
+    This is needed because papermill only warns of a misspelled name, runs on with the default, and checks no types.
+    The sources of the cells that ran are IPython's `In`: the last one with annotated assignments declares the
+    parameters, and papermill's own cell of values begins with "# Parameters".
+    Raises: as check_parameters().
     """
     declared, injected = {}, set()
     for source in namespace["In"]:
-        names = [
-            n for n in ast.parse(plain(source)).body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
-        ]
-        declared = {n.target.id: ast.unparse(n.annotation) for n in names} or declared
+        statements = ast.parse(plain(source)).body
+        annotated = [n for n in statements if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        declared = {n.target.id: ast.unparse(n.annotation) for n in annotated} or declared
         if source.startswith("# Parameters"):
             injected = {t.id for n in ast.parse(source).body if isinstance(n, ast.Assign) for t in n.targets}
-    given = {name: namespace[name] for name in [*injected, *declared]}
-    check_parameters("parameters", declared, given)
+    check_parameters("parameters", declared, {name: namespace[name] for name in [*injected, *declared]})
 
 
 def plain(source: str) -> str:
@@ -207,79 +217,87 @@ def plain(source: str) -> str:
 
 
 def notebook(arguments) -> None:
-    """Execute one notebook unless an executed copy of this very notebook, parameters and code is there."""
+    """Execute one notebook, unless there is a copy of the same notebook, parameters and code."""
     if not arguments.path.is_file():
         raise FileNotFoundError(f"notebook {shown(arguments.path)} does not exist")
     run_notebook(arguments.path, pairs(arguments.parameters), arguments.force)
 
 
-def run_notebook(path: Path, given: dict[str, object], force: bool = False) -> None:
-    """The executed copy under results/<profile>/notebooks, and beside it, written last, a stamp of its origin."""
+def run_notebook(path: Path, parameters: dict[str, object], force: bool = False) -> None:
+    """Execute a notebook under results/<profile>/notebooks; a stamp beside the copy, written last, says what it is of.
+
+    Args: path: of the notebook; parameters: values by name; force: also where an executed copy is up to date.
+    Raises: ValueError for a file that is no notebook, or as check_parameters(); RuntimeError where a cell fails.
+    """
     import papermill
 
     from .config import resolve_profile
 
-    read_json(path, "put the notebook back, as by git checkout")
+    read_json(path, graph.PUT_BACK)
     try:
-        known = papermill.inspect_notebook(job.literal(path))
-    except Exception as error:  # nbformat raises many kinds for what is no notebook
+        declared = papermill.inspect_notebook(job.literal(path))
+    except Exception as error:  # nbformat raises errors of many types for a file that is no notebook
         raise ValueError(f"{shown(path)} is no notebook: {str(error).splitlines()[0]}") from error
-    check_parameters(shown(path), {name: p["inferred_type_name"] for name, p in known.items()}, given)
-    default = ast.literal_eval(known["profile"]["default"]) if "profile" in known else "auto"
-    profile = resolve_profile(str(given.get("profile", default)))
+    check_parameters(shown(path), {name: p["inferred_type_name"] for name, p in declared.items()}, parameters)
+    default = ast.literal_eval(declared["profile"]["default"]) if "profile" in declared else "auto"
+    profile = resolve_profile(str(parameters.get("profile", default)))
 
     folder = results_root() / profile / "notebooks"
-    name = called(path.stem, {key: value for key, value in given.items() if key != "profile"})
+    name = called(path.stem, {key: value for key, value in parameters.items() if key != "profile"})
     target, stamp = folder / f"{name}.ipynb", folder / f"{name}.json"
-    origin = {"key": digest([path, *graph.code()], given)}
+    origin = {"key": digest([path, *graph.code()], parameters)}
     if not force and target.is_file() and graph.remembered(stamp) == origin:
         print(f"{path.name}: up to date, {shown(target)}")
         return
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    job.execute(path, target, given)
+    job.execute(path, target, parameters)
     write_json(stamp, origin)
     print(f"{path.name}: {shown(target)}", flush=True)
 
 
-def called(stem: str, given: dict[str, object]) -> str:
-    """The name of a notebook's copy: its own and its parameters; with a hash where a name cannot say them all."""
-    texts = {key: value if isinstance(value, str) else str(value).replace(" ", "") for key, value in given.items()}
-    told = stem + "".join(f"-{key}={text}" for key, text in sorted(texts.items()))
-    name = re.sub(r"[^\w.,=+\[\]-]", "_", told).encode()[:LONGEST].decode(errors="ignore")
-    if name == told and not any("=" in value for value in given.values() if isinstance(value, str)):
+def called(stem: str, parameters: dict[str, object]) -> str:
+    """The file name, without suffix, of a notebook's executed copy: the notebook's name and its parameters.
+
+    A name that is too long is cut, and signs that a file name should not have are replaced. Then, and where a value
+    has a =, a hash of the parameters is added, so that no two calls have one name.
+    """
+    texts = {key: value if isinstance(value, str) else str(value).replace(" ", "") for key, value in parameters.items()}
+    full = stem + "".join(f"-{key}={text}" for key, text in sorted(texts.items()))
+    name = re.sub(r"[^\w.,=+\[\]-]", "_", full).encode()[:LONGEST].decode(errors="ignore")
+    if name == full and not any("=" in value for value in parameters.values() if isinstance(value, str)):
         return name
-    return f"{name}-{sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]}"
+    return f"{name}-{sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def everything(arguments) -> int:
-    """Data, runs, notebooks, summary. What fails is named and leaves the rest going; what is finished is kept."""
+    """Make data, runs and notebooks. A job that fails is named and does not stop the others; finished ones are kept."""
     if arguments.data:
         os.environ["VTLIB_DATA"] = str(arguments.data)
     if (profile := arguments.profile) == "auto":
-        from .config import resolve_profile  # imports torch, which a finished tree need not wait for
+        from .config import resolve_profile  # it imports torch, and a call with nothing to do need not wait for that
 
         profile = resolve_profile(profile)
     if profile == "paper":
         from .batch import forecast
 
         forecast.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
-    asked = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
-    return graph.run(profile, *asked)
+    options = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
+    return graph.run(profile, *options)
 
 
 def train(arguments) -> None:
     """Run one experiment, in one process or in those of torchrun or srun, and print its metrics by protocol."""
-    from .config import experiment, resolve_profile
+    from . import config
 
     fields = pairs(arguments.fields)
-    fields["profile"] = resolve_profile(fields.get("profile", "auto"))
-    wanted = experiment(**fields)
+    fields["profile"] = config.resolve_profile(fields.get("profile", "auto"))
+    experiment = config.experiment(**fields)
     from . import device, parallel, runs
 
-    with parallel.joined(wanted.device):
-        run = runs.run(wanted)
-        if device.rank():  # the first process alone evaluates
+    with parallel.joined(experiment.device):
+        run = runs.run(experiment)
+        if device.rank():  # only the first of several processes evaluates
             return
     table = runs.collect([run]).set_index("protocol")[["trials", *runs.METRICS]]
     print(f"{run.experiment.method} on {run.experiment.data}, mean over trials, {shown(run.folder)}")
@@ -296,7 +314,7 @@ def fields(arguments) -> None:
 
 
 def data(arguments) -> int:
-    """make a SynVT preset, check a real set against its published counts, describe or show a folder."""
+    """Make a SynVT preset, check a real set against its published counts, or describe or show a folder."""
     from . import synvt
     from .config import DATA
     from .data import check, datasets
@@ -329,8 +347,8 @@ def data(arguments) -> int:
     if arguments.croissant is not None:
         from .data import croissant
 
-        about, path = croissant.croissant(layout, root, table), arguments.croissant
-        print(croissant.write_croissant(path, about) if path else json.dumps(about, indent=1))
+        description, path = croissant.croissant(layout, root, table), arguments.croissant
+        print(croissant.write_croissant(path, description) if path else json.dumps(description, indent=1))
         return 0
     counts = table.groupby(["split", "modality", "cam"]).agg(images=("path", "size"), identities=("pid", "nunique"))
     print(f"{arguments.name}: {len(table)} images of {table.pid.nunique()} identities in {shown(root)}")
@@ -339,7 +357,9 @@ def data(arguments) -> int:
 
 
 def weights(arguments) -> None:
-    """make: pre-train a start, or go on with it; describe: how a file was made, from its own metadata."""
+    """Pre-train a start, or go on where an earlier call stopped, unless its file is there (make); in any case print
+    from the file's metadata how it was made.
+    """
     from . import backbones, pretrain
 
     if arguments.backbone not in pretrain.STARTS:
@@ -353,7 +373,10 @@ def weights(arguments) -> None:
 
 
 def show(table, root: Path, target: Path, people: int = 12) -> None:
-    """A picture of the first people of a set: a column each, a row for each camera, visible ones first."""
+    """Write a picture of the first people of a set: a column for each, a row for each camera, visible cameras first.
+
+    Args: table: of datasets.read(); root: the set's folder; target: a .png or .jpg; people: how many.
+    """
     import numpy as np
     from PIL import Image
 
@@ -373,6 +396,7 @@ def show(table, root: Path, target: Path, people: int = 12) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> None:
+    """Give methods their equal trials and write what these choose; or measure the places of the metric losses."""
     from . import tuning
     from .config import TUNED, resolve_profile
     from .suite import items
@@ -380,39 +404,40 @@ def tune(arguments: argparse.Namespace) -> None:
     profile, methods = resolve_profile(arguments.profile), arguments.methods or items.methods_of_tables()
     path = arguments.out or results_root() / profile / ("places.csv" if arguments.places else "tuned.json")
     if arguments.places:
-        made = tuning.place_table(methods, profile)
+        measured = tuning.place_table(methods, profile)
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.to_csv(path, index=False, float_format="%.4g")
-        print(made.round(1).to_string(index=False), shown(path), sep="\n")
+        measured.to_csv(path, index=False, float_format="%.4g")
+        print(measured.round(1).to_string(index=False), shown(path), sep="\n")
         return
-    found = tuning.tried(methods, profile, tuning.measured)
-    tuning.write(profile, found, path)
-    made = tuning.table(found)
-    print(made[made.chosen].drop(columns=["chosen", "run_id"]).to_string(index=False))
+    trials = tuning.tried(methods, profile, tuning.measured)
+    tuning.write(profile, trials, path)
+    table = tuning.table(trials)
+    print(table[table.chosen].drop(columns=["chosen", "run_id"]).to_string(index=False))
     print(f"{shown(path)}: what ships is {shown(TUNED / f'{profile}.json')}")
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
+    """Measure how often verdicts are wrong, on the finished runs of a profile; write and print it."""
     from .config import resolve_profile
     from .suite import calibrate, items, plots, tables
 
     profile = resolve_profile(arguments.profile)
-    found = calibrate.tables(lambda item: tables.finished(profile, item))
-    if not found:
+    finished = calibrate.tables(lambda item: tables.finished(profile, item))
+    if not finished:
         raise ValueError(f"no two finished runs of profile {profile} can be compared: ./run_all.sh --profile {profile}")
-    made = calibrate.measure(found, arguments.worlds, say=print)
-    facts = calibrate.facts(found, len(items.comparisons(profile)))
+    measured = calibrate.measure(finished, arguments.worlds, say=print)
+    facts = calibrate.facts(finished, len(items.comparisons(profile)))
     folder = results_root() / profile / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    made.to_csv(folder / "calibration.csv", index=False, float_format="%.3f")
+    measured.to_csv(folder / "calibration.csv", index=False, float_format="%.3f")
     write_json(folder / "calibration.json", facts)
-    plots.save(plots.calibration(made, calibrate.SHIPPED), folder / "calibration")
-    print(made.round(1).to_string(index=False))
-    print(calibrate.sentence(made, facts))
+    plots.save(plots.calibration(measured, calibrate.SHIPPED), folder / "calibration")
+    print(measured.round(1).to_string(index=False))
+    print(calibrate.sentence(measured, facts))
 
 
 def plan(arguments) -> None:
-    """Check the data, count runs, probe the time, hold the disk against it."""
+    """Check the data of a profile, and print its runs, their time and their disk space."""
     from .batch import forecast
     from .config import resolve_profile
 
@@ -420,7 +445,7 @@ def plan(arguments) -> None:
 
 
 def results(arguments) -> None:
-    """Write finished runs as one file or as an RO-Crate, or show such files beside the printed tables."""
+    """Write finished runs as one file or as an RO-Crate, or print such files beside the numbers of the papers."""
     from .config import resolve_profile
     from .suite import crate, exchange
 

@@ -1,32 +1,37 @@
-"""The named systems of the papers as data: model options, loss terms and recipe, one entry each.
+"""The named systems of the papers as data: network, losses and recipe (schedule, batch and rates), one entry each.
 
-An entry sets fields of config.Experiment. A term is `name: {"weight": w, "on": place, **arguments of the loss}`, names
-as in losses.LOSSES; `pml:Name` is a loss of pytorch-metric-learning (pml.py). Recipes apply only on profile `paper`. On
-all others every method has the profile's schedule and the rates that equal trials chose for it (tuning.py).
+An entry sets fields of config.Experiment. A term is `name: {"weight": w, "on": place, **arguments of the loss}`; names
+are those of losses.LOSSES, and `pml:Name` is a loss of pytorch-metric-learning (pml.py). Recipes apply on profile
+`paper` only. On all others every method has the profile's schedule, and the rates that tuning.py chose for it by as
+many trials as for any other. S1 and S2 are the two papers that losses/__init__.py cites.
 """
 
-IDENTITY = {"id": {"weight": 1.0, "smoothing": 0.1}}  # open: S1 gives no zeta; 0.1 is the field's
-# open: where a metric loss acts; no paper says. The pooled feature is never negative, and its cosines lie within 0.002
-# of each other: thresholds of 0.5 and margins of 0.1 choose nothing there. Behind the neck they spread from -0.4 to
-# 0.6. A margin of 0.3 in distance needs a length, too: at length 1 distances lie between 0 and 2, and no loss drowns
-# the identity loss, as distances of 20 behind the neck do. Both places of each loss: tests/speed/results/*-places.csv
+IDENTITY = {"id": {"weight": 1.0, "smoothing": 0.1}}  # open: S1 gives no value of its zeta; 0.1 is the field's
+# open: which feature a metric loss reads; no paper says. The pooled feature (before the BN neck) is never negative, and
+# its cosines lie within 0.002 of each other: a threshold of 0.5 or a margin of 0.1 selects nothing there. Behind the
+# neck cosines spread from -0.4 to 0.6. A margin of 0.3 on distances also needs features of length 1: their distances
+# are 0 to 2, while those of 20 behind the neck drown the identity loss. Measured: tests/measured/places.csv
 COSINES, DISTANCES = {"on": "neck"}, {"on": "neck", "normalise": True}
 TRIPLET = {"batch_hard_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
 CMDC = {"cmdc": {"weight": 3.0, "margin": 0.3, **DISTANCES}}  # weight: S1 section 4.4; open: S1 gives no margin
 HC_TRI = {"hetero_center_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
-CML = {"center_metric": {"weight": 1.0, "margin": 0.3, **DISTANCES}}  # in the spirit of: field.center_metric
-# open: one relation or one loss alone keeps the weight that I2I has in Eq. 5, and a mining rule its own margin
+CML = {"center_metric": {"weight": 1.0, "margin": 0.3, **DISTANCES}}  # in the spirit of CML: losses/field.py
+# open: a loss of one relation keeps the weight of I2I (image to image) in S2 Eq. 5; a mining rule keeps its own margin
 MS = {"multi_similarity": {"weight": 0.5, "mining": "ms", "mining_margin": 0.1, **COSINES}}
 AWL = {"adaptive_weighting": {"weight": 0.5, "mining": "awl", "mining_margin": 0.2, **COSINES}}
 
 
 def mc(alpha: float = 0.5, beta: float = 1.0, omega: float = 0.2, **place) -> dict:
-    """S2 Eq. 5 with the weights of section 4.1; 0 leaves a relation out. place: `on`, by default behind the neck."""
+    """The multi-constraint loss, S2 Eq. 5, with the weights of section 4.1; a weight of 0 leaves its relation out.
+
+    Args: alpha, beta, omega: weights of I2I, C2I and C2C (image or centre to image or centre); place: `on` and
+        `normalise` of the term, by default the feature behind the neck.
+    """
     return {"multi_constraint": {"weight": 1.0, "alpha": alpha, "beta": beta, "omega": omega, **(place or COSINES)}}
 
 
 def on_heads(losses: dict) -> dict:
-    """The same losses on the feature of each part head, at the same length; C2C and HC-Tri read its stripes too."""
+    """The same losses on the feature of each part head, with `normalise` as it was; C2C and HC-Tri read stripes too."""
     return {name: {k: v for k, v in term.items() if k != "on"} for name, term in losses.items()}
 
 
@@ -35,21 +40,24 @@ THREE_AND_SIX = [{"stripes": 3, "width": 512, "share": 0.6}, {"stripes": 6, "wid
 
 
 def method(losses: dict, recipe: str = "s2", attention: bool = False, **fields) -> dict:
-    """An entry: identity loss and the given ones, on a two-stream network with the given fields."""
+    """An entry of METHODS: the identity loss and other losses on a two-stream network.
+
+    Args: losses: terms by name; recipe: a name of RECIPES; attention: S1's position attention; fields: of Experiment.
+    """
     return {"attention": attention, "losses": IDENTITY | losses, "recipe": recipe, **fields}
 
 
 METHODS = {
-    # S1 Table 3. The baseline's printed 51.35 / 49.48 is the level of identity loss + batch-hard triplet in public code
+    # S1 Table 3. Its baseline, 51.35 / 49.48, is at the level of identity loss + batch-hard triplet in public code
     "baseline": method(TRIPLET, "s1"),
     "dpan": method(TRIPLET, "s1", attention=True),
-    "cmdc": method(CMDC, "s1"),  # S1 Eq. 6: CMDC takes the triplet's place
+    "cmdc": method(CMDC, "s1"),  # S1 Eq. 6: CMDC replaces the triplet loss
     "dpan_cmdc": method(CMDC, "s1", attention=True),
-    # S2 Table 3: the baselines have the identity loss alone (items.ERRORS says why)
+    # S2 Table 3: the baselines have the identity loss alone (suite/printed.py, ERRORS, says why)
     "identity": method({}),
     "mc": method(mc()),
     "parts": method({}, parts=THREE_AND_SIX),
-    "parts_mc": method(on_heads(mc()), parts=THREE_AND_SIX),  # as S2 says: I2I and C2I on each head, C2C on its stripes
+    "parts_mc": method(on_heads(mc()), parts=THREE_AND_SIX),  # S2: I2I and C2I on each head, C2C on its stripes
     # S2 Table 4; I2I alone is `awl`
     "mc_c2i": method(mc(alpha=0.0, omega=0.0)),
     "mc_c2c": method(mc(alpha=0.0, beta=0.0)),
@@ -67,7 +75,7 @@ METHODS = {
     "triplet_cross": method({"batch_hard_triplet": TRIPLET["batch_hard_triplet"] | {"cross_modality": True}}),
     "hc_tri_loss": method(HC_TRI),
     "cml_loss": method(CML),
-    # the field's recipes, for an honest comparison
+    # systems of other papers, each with its own recipe
     "hc_tri": method(on_heads(HC_TRI), "hc_tri", parts=SIX),  # Liu and Tan 2020
     "hetero_center": method({"hetero_center": {"weight": 0.5}}, parts=[SIX[0] | {"width": 512}]),  # Zhu et al. 2020
     # Ye et al. 2021 without non-local blocks, GeM and weighting; stage 1 is shared
@@ -81,27 +89,27 @@ METHODS = {
         "mmd",
         specific_stages=3,
     ),
-    # no paper crosses them: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's
+    # in no paper: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's loss
     "parts_cmdc": method(on_heads(CMDC), parts=THREE_AND_SIX),
     "dpan_mc": method(mc(), "s1", attention=True),
     "cmdc_awl": method({"cmdc": CMDC["cmdc"] | {"bound": "awl"}}, "s1"),
 }
-# MMD-ReID's margin of 1.4 belongs to its K = 4. The biased estimate of MMD^2 is not 0 where there is no gap between the
-# modalities: where all 2 K features of a person are equally far apart it is 2 (5 - 1.907) / K. At K = 2 a margin of 1.4
-# would let everything pass; 2.8 means there what 1.4 means at K = 4.
+# MMD-ReID's margin of 1.4 belongs to its K = 4. The biased estimate of MMD^2 is not 0 even without a gap between the
+# modalities: where all 2 K features of a person are equally far apart it is 2 (5 - 1.907) / K, at K = 2 twice what
+# it is at K = 4. So a margin of 2.8 means at K = 2 what 1.4 means at K = 4; 1.4 would let every identity count.
 _MMD_K2 = {"losses.margin_mmd.margin": 2.8}
-# What the `paper` profile sets, by layout, besides S1's recipe, which Experiment has by default; and what the others
-# set where a method's constants would mean something else
+# RECIPES: recipe -> layout -> what profile `paper` sets besides the defaults of Experiment, which are S1's recipe.
+# recipe -> another profile -> what that profile sets, where a constant of the method would mean something else
 _P6K8 = {"identities_per_batch": 6, "images_per_identity": 8}
 _P8K4 = {"identities_per_batch": 8, "images_per_identity": 4}
 _P4K4 = {"identities_per_batch": 4, "images_per_identity": 4}
-# S2 section 4.1. open: one rate for all layers, momentum, weight decay, no smoothing: it prints none of them
+# S2 section 4.1. open: one rate for all layers, momentum, weight decay, no smoothing, of which S2 prints nothing
 _S2 = {"lr": 0.01, "epochs": 80, "schedule": "s2", "backbone_lr_factor": 1.0, "losses.id.smoothing": 0.0}
 _PLAIN = {"nesterov": True, "losses.id.smoothing": 0.0}  # as public code of the field has it
 
 
 def as_pooled(*losses: str) -> dict:
-    """Some losses on the pooled feature as it is, where public code of a whole system has them."""
+    """Overrides that put some losses on the pooled feature, not normalised, where public code of a system has them."""
     return {f"losses.{name}.{key}": value for name in losses for key, value in (("on", "pooled"), ("normalise", False))}
 
 
@@ -110,7 +118,7 @@ _RAW = {"losses.hetero_center_triplet.normalise": False}
 RECIPES = {
     "s1": {"sysu": {}, "regdb": {}},
     "s2": {"sysu": _S2 | _P6K8, "regdb": _S2 | _P8K4},
-    "hc_tri": {  # public code, which smooths on RegDB alone
+    "hc_tri": {  # as its public code, which smooths labels on RegDB only
         "sysu": _PLAIN | _P6K8 | _RAW,
         "regdb": _P8K4 | _RAW | {"nesterov": True, "gem_p": 10.0, "losses.hetero_center_triplet.local_weight": 2.0},
     },

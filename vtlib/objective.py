@@ -1,4 +1,4 @@
-"""The losses of an experiment: what each term reads of the network's output, and their values."""
+"""The losses of an experiment: which feature of the network's output each term reads, and the value of each."""
 
 import inspect
 from functools import partial
@@ -15,7 +15,10 @@ from .pml import Loss, is_theirs
 
 
 def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
-    """The loss terms of an experiment by name, one loss for each feature read; those of PML may have weights."""
+    """name -> nn.ModuleList of a term's losses, one for each feature that read() gives it.
+
+    Losses of pytorch-metric-learning (PML) may have weights that are trained. Raises: ValueError for wrong arguments.
+    """
     terms = {}
     for name, term in experiment.losses.items():
         options = arguments(term)
@@ -29,14 +32,16 @@ def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
 
 
 def widths(net: TwoStreamNet, term: dict) -> list[int]:
-    """How many numbers each feature has that a term reads, as read() gives them."""
-    of_stripes = [head.norm.num_features // head.stripes for head in net.heads for _ in range(head.stripes)]
-    return {"pooled": net.widths, "neck": [net.dim], "stripes": of_stripes}[term.get("on", "pooled")]
+    """The number of columns of each feature that read() gives a term, in the same order."""
+    stripes = [head.norm.num_features // head.stripes for head in net.heads for _ in range(head.stripes)]
+    return {"pooled": net.widths, "neck": [net.dim], "stripes": stripes}[term.get("on", "pooled")]
 
 
 class Term(nn.Module):
-    """One of our losses with its arguments; a loss that reads stripes takes over_parts unless an argument says else.
+    """One of LOSSES with its arguments, called as (features, labels, modality, local) -> scalar.
 
+    Args: name: of the loss; options: its arguments; over_parts: of Experiment, for losses with an argument
+        `over_stripes` that the options leave out.
     Raises: ValueError for an argument that the loss does not have.
     """
 
@@ -51,41 +56,47 @@ class Term(nn.Module):
         self.reads_stripes = "local" in parameters
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
+        """features (N, D) or logits, labels, modality (N,), local (N, S, d) -> ()."""
         value = self.call(features, labels, modality, **({"local": local} if self.reads_stripes else {}))
         return one_number(self.name, value, features)
 
 
 def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
-    """Every loss of an experiment, unweighted, (T,) in the order of `experiment.losses`; in float32 at least.
+    """The values of all terms of an experiment on one batch.
 
-    The identity loss reads the logits of every classifier, a metric loss what read() gives it: their sum, or their
-    mean, as Experiment.over_parts says.
+    The identity loss reads the logits of every classifier, a metric loss the features that read() gives it. The values
+    over classifiers or features are added, or averaged where Experiment.over_parts is "mean".
+
+    Args: experiment; losses: of make_losses(); out: the network's output for B images; labels, modality: (B,).
+    Returns: (T,) unweighted, in the order of `experiment.losses`, in float32 at least.
     """
     terms = []
-    for name, each in losses.items():
+    for name, modules in losses.items():
         if name == "id":
-            value, count = each[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
+            value, count = modules[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
-            heads = read(out, experiment.losses[name])
-            value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(each, heads, strict=True))
-            count = len(heads)
+            features = read(out, experiment.losses[name])
+            value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(modules, features, strict=True))
+            count = len(features)
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)
 
 
 def read(out: Output, term: dict) -> list[tuple[Tensor, Tensor | None]]:
-    """What a metric loss reads where its term says `on`: features (B, D), and stripes (B, S, d) where there are any.
+    """The features that a metric loss reads, chosen by `on` of its term ("pooled" where the term has none).
 
     pooled: the pooled feature before the BN neck, or that of each part head, with its stripes; neck: the retrieval
     feature, behind the BN neck, or of all part heads together; stripes: the feature of each stripe by itself.
-    normalise: all of them at length 1, so that distances lie between 0 and 2.
+    `normalise` of the term puts all of them at length 1, so that distances lie between 0 and 2.
+
+    Returns: pairs of features (B, D) and stripes (B, S, d), or None for a feature without stripes.
     """
     place = term.get("on", "pooled")
     if place == "neck":
-        found = [(out.features, None)]
+        features = [(out.features, None)]
     elif place == "stripes":
-        found = [(x, None) for local in out.local for x in local.unbind(1)]
+        features = [(x, None) for local in out.local for x in local.unbind(1)]
     else:
-        found = list(zip(out.pooled, out.local, strict=True))
-    ready = unit if term.get("normalise") else at_least_single
-    return [(ready(x), None if s is None else ready(s)) for x, s in found]
+        features = list(zip(out.pooled, out.local, strict=True))
+    prepare = unit if term.get("normalise") else at_least_single
+    return [(prepare(x), None if s is None else prepare(s)) for x, s in features]

@@ -1,9 +1,9 @@
-"""Several processes, one experiment: torchrun or srun starts them, torch's distributed data parallel joins them.
+"""One experiment in several processes: torchrun or srun starts them, distributed data parallel (DDP) joins them.
 
-Each process takes some identities of every P x K batch through the network; the features of all then stand together in
-every process, so that each loss sees the whole batch, and its gradient goes back to where a feature came from. With BN
-over the whole batch (GlobalBatchNorm, torch's own on GPUs) nothing depends on the number of processes but rounding.
-Alone, every function here is the identity.
+Each process sends some identities of every P x K batch through the network. The features of all processes are then
+gathered in each of them, so that each loss sees the whole batch, and the gradient of a feature goes back to the process
+that it came from. With batch normalisation (BN) over the whole batch (GlobalBatchNorm, or torch's own on GPUs) only
+rounding depends on the number of processes. With one process every function here returns what it got.
 """
 
 import inspect
@@ -26,27 +26,28 @@ from .losses.contract import at_least_single
 from .model import Output
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=1)  # the others wait while the first makes data, validates and writes
+PATIENCE = timedelta(hours=1)  # for which processes wait while the first one makes data, validates and writes
 
 
 def started_by_srun() -> dict[str, str]:
-    """What torchrun would have put into the environment, of a step of srun with several tasks; else {}."""
+    """The environment variables that torchrun would have set, for a step of srun with several tasks; else {}."""
     if "RANK" in os.environ or "SLURM_STEP_ID" not in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) < 2:
         return {}
     names = subprocess.run(
         ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], capture_output=True, text=True, check=True
     )
     port = 15_000 + int(os.environ["SLURM_JOB_ID"] + os.environ["SLURM_STEP_ID"].rjust(3, "0")) % 20_000
-    where = {"MASTER_ADDR": names.stdout.split()[0], "MASTER_PORT": str(port)}
-    return where | {"RANK": os.environ["SLURM_PROCID"], "WORLD_SIZE": os.environ["SLURM_NTASKS"]}
+    address = {"MASTER_ADDR": names.stdout.split()[0], "MASTER_PORT": str(port)}
+    return address | {"RANK": os.environ["SLURM_PROCID"], "WORLD_SIZE": os.environ["SLURM_NTASKS"]}
 
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[None]:
-    """Join the processes that torchrun or srun started for the time of a `with`; alone, do nothing.
+    """Join the processes that torchrun or srun started, for the time of a `with`; do nothing for a single process.
 
-    Args: device: as Experiment.device: GPUs talk by NCCL, CPUs by gloo.
-    Raises: ValueError if there are fewer GPUs than processes; RuntimeError with one sentence if another has ended.
+    Args: device: as Experiment.device; GPUs communicate by NCCL, CPUs by gloo.
+    Raises: ValueError if this machine has fewer GPUs than processes; RuntimeError, one sentence, if another process
+        has ended.
     """
     os.environ |= started_by_srun()
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -54,31 +55,33 @@ def joined(device: str = "auto") -> Iterator[None]:
         return
     on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
     if on_gpu:
-        if local_rank() >= (there := torch.cuda.device_count()):
-            raise ValueError(f"process {local_rank()} of this machine has no GPU, there are {there}: start fewer")
+        if local_rank() >= (gpus := torch.cuda.device_count()):
+            raise ValueError(f"process {local_rank()} of this machine has no GPU, there are {gpus}: start fewer")
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    who, of = rank(), world()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"vtlib: {gone(who, of)}"))  # torchrun's way to stop who is left
+    number, count = rank(), world()
+    # torchrun sends SIGTERM to the other processes when one has failed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"vtlib: {gone(number, count)}"))
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise RuntimeError(gone(who, of)) from error
+            raise RuntimeError(gone(number, count)) from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def gone(who: int, of: int) -> str:
+def gone(number: int, count: int) -> str:
+    """The sentence with which process `number` of `count` stops because another one has ended."""
     return (
-        f"process {who} of {of} stops: another one has ended. What is finished is kept, and the same command goes on "
-        "from the last whole epoch; the output of the other process says what happened to it"
+        f"process {number} of {count} stops: another one has ended. What is finished is kept, and the same command "
+        "goes on from the last whole epoch; the output of the other process says what happened to it"
     )
 
 
 def from_first(call: Callable[[], T]) -> T:
-    """What `call` gives in the first process, in all of them."""
+    """Call in the first process only, and return its result in all of them."""
     if world() == 1:
         return call()
     box = [call() if rank() == 0 else None]
@@ -87,28 +90,31 @@ def from_first(call: Callable[[], T]) -> T:
 
 
 def first_then_others(call: Callable[[], T]) -> T:
-    """Call in the first process, then in the others: what the first one makes on disk, they find."""
+    """Call in the first process, then in the others, which find on disk what the first has written."""
     if world() == 1:
         return call()
-    made = call() if rank() == 0 else None
+    result = call() if rank() == 0 else None
     dist.barrier()
-    return made if rank() == 0 else call()
+    return result if rank() == 0 else call()
 
 
 def rows_of_process(images: int, identities: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of a P x K batch are this process's, and the order in which the gathered batch stands.
+    """Which rows of a P x K batch this process takes, and the order of the rows after gather_output().
 
-    Identities go round: the first to process 0, the second to process 1. Raises: ValueError if they do not divide.
+    Identities are dealt in turn: the first to process 0, the second to process 1, and so on.
+    Args: images: rows of the batch, visible ones first; identities: P.
+    Returns: rows of this process (images / processes,); rows of process 0, 1, ... one after another (images,).
+    Raises: ValueError if the identities do not divide evenly.
     """
     if identities % world():
         raise ValueError(f"identities_per_batch={identities} cannot be dealt to {world()} processes: choose a multiple")
     rows = np.arange(images).reshape(2, identities, -1)  # modality, identity, image
-    each = [rows[:, i :: world()].ravel() for i in range(world())]
-    return each[rank()], np.concatenate(each)
+    shares = [rows[:, i :: world()].ravel() for i in range(world())]
+    return shares[rank()], np.concatenate(shares)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, one after another; backward: the sum over processes of the gradient of these rows."""
+    """The rows of all processes, one after another; backward: the gradient of one's own rows, summed over processes."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -125,19 +131,19 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_output(out: Output) -> Output:
-    """The network's output for the whole batch, in the order of rows_of_process().
+    """The network's output for the whole batch, from the outputs of all processes, in the order of rows_of_process().
 
-    Every process computes the same losses: summed over them in backward and averaged over them by distributed data
-    parallel, the gradient is that of one process with the whole batch.
+    Every process computes the same losses from it. Backward sums their gradients over the processes and DDP averages
+    those of the weights, so that the result is the gradient of one process with the whole batch.
     """
     if world() == 1:
         return out
-    every = [tuple(None if x is None else _Gather.apply(x) for x in part) for part in (out.pooled, out.local)]
-    return Output(*every, _Gather.apply(out.features), _Gather.apply(out.logits))
+    gathered = [tuple(None if x is None else _Gather.apply(x) for x in part) for part in (out.pooled, out.local)]
+    return Output(*gathered, _Gather.apply(out.features), _Gather.apply(out.logits))
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes, forward and backward."""
+    """The sum over all processes, in forward and in backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -151,10 +157,10 @@ class _Sum(torch.autograd.Function):
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm1d or BatchNorm2d with the statistics of all processes, on any device; torch's own needs GPUs."""
+    """BatchNorm1d or 2d with mean and variance over all processes, on any device; SyncBatchNorm of torch needs GPUs."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any (B, C, ...)."""
+        """Accept any (B, C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same; B may differ between processes."""
@@ -175,9 +181,10 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
-    """The network as every step of this process calls it: itself, or torch's distributed data parallel around it.
+    """The module that a training step calls instead of `net`: `net` itself, or with several processes DDP around it.
 
-    Layers of BN are changed inside `net`; their parameters, names and evaluation stay what they were.
+    Args: net: on its device; device: its name; sync_bn: turn the BN layers inside `net` into layers over all
+        processes. Their parameters, names and evaluation stay the same.
     """
     if world() == 1:
         return net
@@ -187,7 +194,7 @@ def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
         for module in net.modules():
             if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 module.__class__ = GlobalBatchNorm
-    ddp = nn.parallel.DistributedDataParallel  # moves no input: see model.forward
+    ddp = nn.parallel.DistributedDataParallel  # without device_ids it moves no input: `modality` stays on the CPU
     names = inspect.signature(ddp).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # of an older torch
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # the older torch's name
     return ddp(net, **{name: not sync_bn})

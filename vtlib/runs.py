@@ -1,16 +1,19 @@
-"""The store of results: run(experiment) loads a finished run or makes it; collect(runs) gives tidy tables.
+"""The store of results: run(experiment) loads a finished run or makes it; collect(runs) makes a tidy table of runs.
 
-A run's folder holds experiment.json, history.jsonl, features.safetensors (test set), model.safetensors and, written
-last and atomically, metrics.json: the only sign of "done".
+The folder of a run holds experiment.json, history.jsonl, features.safetensors (of the test images), model.safetensors
+and metrics.json. The last is written at the end and atomically: a run is finished where it exists.
 """
 
+import ast
 import hashlib
+import io
 import time
+import tokenize
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -19,18 +22,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from . import device, inference, parallel, protocols, synvt, train
-from . import device as devices
 from .backbones import weights_file
 from .common import data_root, results_root
 from .config import NOT_HASHED, Experiment, upgraded
 from .data import datasets
 from .data import images as im
 from .device import environment, peak_memory
-from .files import digest, lock, read_json, read_json_lines, whole, write_json
+from .files import lock, read_json, read_json_lines, whole, write_json
 from .model import TwoStreamNet
 
-PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout
-# files of the package that decide what is learned; with RESULT_CODE, also what is read, searched and counted
+PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout: the official galleries
+# Files of the package that decide what a network learns; RESULT_CODE adds those that read data, search and measure
 TRAINING_CODE = ("backbones", "data/batches", "data/images", "device", "losses/*", "model", "objective", "parallel")
 TRAINING_CODE += ("pml", "train")
 RESULT_CODE = (*TRAINING_CODE, "bootstrap", "data/datasets", "evaluate", "inference", "protocols", "ranking")
@@ -39,45 +41,48 @@ METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run on disk."""
+    """A run on disk: its experiment and its folder. Everything but these two fields needs the run to be finished.
+
+    Reading raises ValueError for a broken file and FileNotFoundError for a missing one, one sentence with a remedy.
+    """
 
     experiment: Experiment
     folder: Path
 
     @cached_property
     def metrics(self) -> dict:
-        """metrics.json: protocols (name -> one record a trial), seconds, data_digest, versions, device, commit."""
-        found = read_json(path := self.folder / "metrics.json", repair(self.folder))
-        lacks = [name for name in ("protocols", "data_digest", "precision", "finished") if not found.get(name)]
-        lacks += [] if "commit" in found else ["commit"]  # outside a checkout it is empty
-        if lacks or not isinstance(found["protocols"], dict):
+        """metrics.json: protocols (name -> one record a trial), digests, seconds, versions, device, commit."""
+        metrics = read_json(path := self.folder / "metrics.json", repair(self.folder))
+        lacks = [name for name in ("protocols", "data_digest", "precision", "finished") if not metrics.get(name)]
+        lacks += [] if "commit" in metrics else ["commit"]  # it is "" outside a checkout
+        if lacks or not isinstance(metrics["protocols"], dict):
             raise ValueError(f"{path} is not whole (no {(lacks or ['protocols'])[0]} in it): {repair(self.folder)}")
-        return found
+        return metrics
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row an epoch, as train.fit wrote it; none of a run of no epochs."""
+        """One row an epoch, with the columns that train.fit() names; empty for a run of no epochs."""
         return pd.DataFrame(read_json_lines(self.folder / "history.jsonl", repair(self.folder)))
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
-        """Test set: features (N, D) L2-normalised, and protocols.columns() of its images, (N,) each."""
+        """Of the N test images: features (N, D), L2-normalised, and protocols.columns(), (N,) each."""
         return read_tensors(
             self.folder, "features.safetensors", ("features", "pid", "cam", "modality", "number", "row")
         )
 
     def trials(self, protocol: str) -> pd.DataFrame:
-        """One row a trial (SYSU-MM01) or the direction (RegDB) of a protocol."""
-        if protocol not in (found := self.metrics["protocols"]):
-            raise ValueError(f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(found)}")
-        return pd.DataFrame(found[protocol])
+        """The metrics of a protocol by its name, fractions: a row a trial on SYSU-MM01, else one row."""
+        if protocol not in (stored := self.metrics["protocols"]):
+            raise ValueError(f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(stored)}")
+        return pd.DataFrame(stored[protocol])
 
     def queries(self, protocol: str) -> pd.DataFrame:
-        """What each test query adds to a protocol's metrics: pid, row in the data's table, METRICS as fractions.
+        """The metrics of each test query, mean over trials: pid, row (in the data's table), METRICS as fractions.
 
-        Made from the stored features and kept for this process: two tables often share a run. Raises: ValueError where
-        the features no longer give the stored metrics, or for a protocol that the run has not; FileNotFoundError where
-        official galleries need their permutations and the data is not there.
+        They are computed from the stored features and kept for this process, since several tables may read one run.
+        Raises: ValueError where the features do not give the stored metrics, or for a protocol that the run lacks;
+        FileNotFoundError where the data, with the permutations of official galleries, is not there.
         """
         trials = self.trials(protocol)
         key = self.folder, protocol, (self.folder / "metrics.json").stat().st_mtime_ns
@@ -89,35 +94,35 @@ class Run:
         return _queries[key]
 
     def embedded(self, search: protocols.Search | None = None) -> protocols.Embedded:
-        """The stored features, ready for a search, or for all of them."""
-        wants = search is None or search.gallery == "official"
+        """The stored features, ready for one search, or for all searches."""
+        official = search is None or search.gallery == "official"
         return protocols.Embedded(
-            searched_as(self.experiment), self.features, permutations_of(self.experiment) if wants else None
+            searched_as(self.experiment), self.features, permutations_of(self.experiment) if official else None
         )
 
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""
         state = read_tensors(self.folder, "model.safetensors")
-        fresh = self.experiment.but(weights="none")  # the start is overwritten: nothing to download
+        plain = self.experiment.but(weights="none")  # the start would be overwritten: do not download it
         classes = next(w.shape[-2] for name, w in state.items() if name.endswith("classifier.weight"))
-        net = train.make_net(fresh, classes)
+        net = train.make_net(plain, classes)
         net.load_state_dict(state)
         return net.eval()
 
 
 def load(folder: Path) -> Run:
-    """A finished run by its folder. Raises: FileNotFoundError if it is not finished."""
+    """The finished run in a folder. Raises: FileNotFoundError if it is not finished."""
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(f"{folder} is no finished run: it has no metrics.json")
     return Run(stored_experiment(folder), folder)
 
 
 def stored_experiment(folder: Path) -> Experiment:
-    """The experiment of a finished run, whatever version wrote it. Raises: ValueError naming the file."""
+    """The experiment of a finished run that this or an older version wrote. Raises: ValueError naming the file."""
     path = folder / "experiment.json"
-    made_in = read_json(folder / "metrics.json", repair(folder)).get("precision", "float32")
+    precision = read_json(folder / "metrics.json", repair(folder)).get("precision", "float32")
     try:
-        return Experiment(**upgraded(read_json(path, repair(folder)), made_in))
+        return Experiment(**upgraded(read_json(path, repair(folder)), precision))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -126,44 +131,47 @@ def stored_experiment(folder: Path) -> Experiment:
 
 
 def repair(folder: Path) -> str:
+    """What to do about a broken run, for the end of an error's sentence."""
     return f"delete the folder {folder}, and the run is made again"
 
 
 def read_tensors(folder: Path, name: str, rows: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A .safetensors file of a run; `rows`: tensors that it must have, all of one length.
+    """The tensors of a .safetensors file of a run, by name.
 
+    Args: folder: of the run; name: of the file; rows: tensors that it must have, all of one length.
     Raises: ValueError naming the file where it is broken; FileNotFoundError.
     """
     try:
-        found = load_file(folder / name)
+        tensors = load_file(folder / name)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / name} is missing: {repair(folder)}") from None
-    except Exception as error:  # the library raises a kind of its own
+    except Exception as error:  # safetensors raises a kind of its own
         raise ValueError(f"{folder / name} cannot be read ({error}): {repair(folder)}") from error
-    if not found or len({len(found[row]) if row in found else -1 for row in rows}) > 1:
+    if not tensors or len({len(tensors[row]) if row in tensors else -1 for row in rows}) > 1:
         raise ValueError(f"{folder / name} is not whole: {repair(folder)}")
-    return found
+    return tensors
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A .safetensors file, whole or as before."""
+    """Write a .safetensors file atomically: after a failure the old file is still there."""
     with whole(path) as part:
         part.write_bytes(save(tensors, metadata))
 
 
-_queries: dict[tuple, pd.DataFrame] = {}  # of this process
-_digests: dict[tuple, str] = {}  # of this process: the data of each set and size as it was last looked at
+_queries: dict[tuple, pd.DataFrame] = {}  # Run.queries() of this process
+_digests: dict[tuple, str] = {}  # place_of_data() -> digest of the data when this process last read it
 
 
 def chance(run: Run, protocol: str) -> pd.Series:
-    """rank1 and mAP of a random order, under a run's protocol and on its test set: exact, fractions."""
+    """Expected rank1 and mAP (fractions) of a random order, under a protocol of a run and on its test set."""
     search = protocols.named(protocol)
     return run.embedded(search).chance(search, len(run.trials(protocol))).mean()
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a data set; an embedded one, also of changed values, is made or finished where it is missing.
+    """The folder of a data set by name or path; a set of SynVT is drawn where it, or a part of it, is missing.
 
+    Args: name: of a folder or a preset of SynVT, which may be followed by changed values, as synvt.preset() reads them.
     Raises: FileNotFoundError for any other set that is not there; what synvt.preset() raises.
     """
     if name.split(",")[0] in synvt.PRESETS:
@@ -172,43 +180,43 @@ def data_folder(name: str) -> Path:
 
 
 def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
-    """Table and decoded images of an experiment's data; its training and validation identities as it wants them."""
+    """Table and decoded images of an experiment's data, split into train, val and test as the experiment says."""
     root = data_folder(experiment.data)
     table = datasets.read(experiment.dataset, root, split=experiment.split)
     store = im.store(table, root, experiment.height, experiment.width)
-    # the images are not all that a result hangs on: lists decide who is tested, permutations draw the galleries
-    facts = hashlib.sha256((store.digest + table.to_csv()).encode())
+    # results also depend on the lists of identities, which are in the table, and on the permutations of the galleries
+    data = hashlib.sha256((store.digest + table.to_csv()).encode())
     if (permutations := root / PERMUTATIONS).is_file():
-        facts.update(permutations.read_bytes())
-    store = im.Store(store.pixels, facts.hexdigest())
+        data.update(permutations.read_bytes())
+    store = im.Store(store.pixels, data.hexdigest())
     _digests[place_of_data(experiment)] = store.digest
     return split_for(experiment, table), store
 
 
 def read_table(experiment: Experiment) -> pd.DataFrame:
-    """The table of an experiment's data, its people split as the experiment wants them; no image is opened."""
+    """The table of an experiment's data, split into train, val and test as it says; no image is opened."""
     return split_for(
         experiment, datasets.read(experiment.dataset, data_folder(experiment.data), split=experiment.split)
     )
 
 
 def place_of_data(experiment: Experiment) -> tuple:
-    """What a digest of data is of."""
+    """The fields that decide which data an experiment reads, for use as a key."""
     fields = ("data", "dataset", "split", "height", "width")
     return data_root(), *(getattr(experiment, name) for name in fields)
 
 
 def data_digest(experiment: Experiment) -> str:
-    """The digest of an experiment's data as this process last looked at it: once, or at each load_data()."""
+    """sha256 of an experiment's data, as of the last time that this process loaded it."""
     if (place := place_of_data(experiment)) not in _digests:
         load_data(experiment)
     return _digests[place]
 
 
 def split_for(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
-    """A set's table with the training and validation identities that an experiment wants.
+    """The table of a data set with column `split` (train, val, test) as an experiment wants it.
 
-    Where it is `tested` on the validation people, they stand in the place of the test people, who are left out.
+    Where it is `tested` on "val", the validation people take the place of the test people, who are left out.
     """
     if experiment.train_on == "train+val":
         table = table.assign(split=table.split.replace("val", "train"))
@@ -221,15 +229,16 @@ def split_for(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def searched_as(experiment: Experiment) -> str:
-    """The layout by whose searches an experiment is measured."""
+    """The layout whose searches measure an experiment (protocols.Search): "val", or that of its data set."""
     return "val" if experiment.tested == "val" else experiment.dataset
 
 
 def run(experiment: Experiment) -> Run:
-    """The run of an experiment: loaded if it is finished, else trained (or gone on with), evaluated and written.
+    """The run of an experiment: loaded if it is finished, else trained, evaluated and written.
 
-    A second process that asks for the same run waits for the first. A finished run whose data has changed since is
-    set aside under another name, never read and never deleted.
+    A training that was stopped goes on from its last whole epoch. A second process that asks for the same run waits for
+    the first. A finished run whose data has changed since is renamed: it is neither read nor deleted.
+    Raises: ValueError, FileNotFoundError or FloatingPointError, one sentence: make() and train.fit() say when.
     """
     folder = results_root() / experiment.profile / "runs" / experiment.run_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,13 +253,13 @@ def run(experiment: Experiment) -> Run:
 
 
 def in_other_precision(experiment: Experiment) -> list[Experiment]:
-    """The same experiment as machines of another precision have it."""
-    others = [p for p in devices.PRECISIONS if p != experiment.precision]
+    """The same experiment in every other precision, in which another machine may have trained it."""
+    others = [p for p in device.PRECISIONS if p != experiment.precision]
     return [experiment.model_copy(update={"precision": p}) for p in others]
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run is finished; one of other fields or data is set aside first."""
+    """Whether a run is finished; a finished one of other fields or other data is renamed first."""
     if not (run.folder / "metrics.json").exists():
         return False
     if is_current(run):
@@ -260,64 +269,84 @@ def is_done(run: Run) -> bool:
     return False
 
 
-def is_current(done: Run) -> bool:
-    """Whether a finished run is of these very fields and, where the data is at hand, of this very data.
+def is_current(run: Run) -> bool:
+    """Whether a finished run has exactly these fields and, where its data and its start are at hand, used the same.
 
-    The data is looked at once in a process: who changes files of a set while a notebook runs starts its kernel again.
+    The data is read once in a process: after a change to its files start the process, or notebook kernel, again.
     """
-    both = done.experiment, stored_experiment(done.folder)
-    wanted, stored = (e.model_dump(mode="json", exclude=NOT_HASHED) for e in both)
-    if wanted != stored:
+    both = run.experiment, stored_experiment(run.folder)
+    fields, stored = (e.model_dump(mode="json", exclude=NOT_HASHED) for e in both)
+    if fields != stored:
         return False  # a default has changed since
     try:
-        datasets.locate(done.experiment.data)
+        datasets.locate(run.experiment.data)
     except FileNotFoundError:
-        return True  # results may travel without their data
-    if data_digest(done.experiment) != done.metrics["data_digest"]:
+        return True  # results may be copied without their data
+    if data_digest(run.experiment) != run.metrics["data_digest"]:
         return False
-    start = start_digest(done.experiment)
-    return not start or start == done.metrics.get("start_digest", start)
+    start = start_digest(run.experiment)
+    return not start or start == run.metrics.get("start_digest", start)
 
 
 def start_digest(experiment: Experiment) -> str:
-    """sha256 of the file that an experiment's weights come from; "" where there is none, or it is not at hand."""
+    """sha256 of the file that an experiment's weights start from; "" where there is none, or it is missing."""
     file = weights_file(experiment.backbone, experiment.weights)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
-def code_digest(names: Iterable[str] = RESULT_CODE) -> str:
-    """sha256 of some files of the package."""
-    package = Path(__file__).parent
-    return digest((file for name in names for file in sorted(package.glob(f"{name}.py"))), None)
+@cache  # the process goes on with the code that it has loaded, whatever becomes of the files
+def code_digest(names: tuple[str, ...] = RESULT_CODE) -> str:
+    """sha256 of some files of the package, named as in RESULT_CODE, without their comments and docstrings."""
+    package, code = Path(__file__).parent, hashlib.sha256()
+    for file in (file for name in names for file in sorted(package.glob(f"{name}.py"))):
+        code.update(without_words(file.read_text(encoding="utf-8")).encode())
+    return code.hexdigest()
+
+
+def without_words(source: str) -> str:
+    """Python source without comments, docstrings and empty lines."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            lines[text.lineno - 1 : text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def other_code(run: Run) -> str:
-    """A sentence where a finished run was made by other code than that of today, else "".
+    """A sentence that names a finished run of other code than that of today; "" where the code is the same.
 
-    A run's id is of its fields: who changes a loss decides which runs to make anew.
+    A change of code never makes a run again, since its id depends on its fields alone: delete its folder to do so.
     """
     if run.metrics.get("code_digest", now := code_digest()) == now:
         return ""
     m = run.metrics
-    made = f"run {run.experiment.run_id} was made on {m['finished']} at commit {m['commit']}"
-    return f"{made}; the code that decides a result has changed since: delete {run.folder} to make it anew"
+    origin = f"run {run.experiment.run_id} was made on {m['finished']} at commit {m['commit']}"
+    return f"{origin}; the code that decides a result has changed since: delete {run.folder} to make it anew"
 
 
 def make(experiment: Experiment, folder: Path) -> None:
-    """Train, extract, evaluate, write: metrics.json last. Of several processes the first alone does more than train."""
-    start, code, p = time.perf_counter(), code_digest(), experiment.identities_per_batch  # before anyone edits it
-    devices.pick(experiment.device)
-    parallel.rows_of_process(2 * p, p)  # raises before any work where the identities cannot be dealt
+    """Train, extract features, evaluate and write a run. Of several processes only the first does more than train.
+
+    Raises: ValueError before any work for an experiment that cannot run; FloatingPointError for features that are not
+    finite; what train.fit() raises.
+    """
+    start, code, p = time.perf_counter(), code_digest(), experiment.identities_per_batch  # of the code as it starts
+    device.pick(experiment.device)
+    parallel.rows_of_process(2 * p, p)  # raises if the processes cannot share the identities
     permutations = permutations_of(experiment)
     stop_before_work(experiment, permutations)
     table, store = parallel.first_then_others(lambda: load_data(experiment))
     test = table[table.split == "test"]
     if device.rank() == 0:
         write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    # a checkpoint is of one data set and of all fields, those at a default that may have changed since included
+    # A checkpoint belongs to its data, to all fields, also those left at a default, and to the code that trains
     start_of_net = start_digest(experiment)
     origin = store.digest + start_of_net + experiment.model_dump_json(exclude=NOT_HASHED)
-    origin += code_digest(TRAINING_CODE)  # epochs of two codes are the result of neither
+    origin += code_digest(TRAINING_CODE)
     net = train.fit(experiment, table, store.pixels, folder, origin=origin)
     if device.rank():
         return
@@ -328,13 +357,13 @@ def make(experiment: Experiment, folder: Path) -> None:
     write_tensors(folder / "features.safetensors", images)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     write_tensors(folder / "model.safetensors", state, {"experiment": experiment.model_dump_json()})
-    found = protocols.Embedded(searched_as(experiment), images, permutations).tables(experiment.trials)
+    tables = protocols.Embedded(searched_as(experiment), images, permutations).tables(experiment.trials)
     history = read_json_lines(folder / "history.jsonl", repair(folder))
     write_json(
         folder / "metrics.json",
         {
             "run_id": experiment.run_id,
-            "protocols": {name: frame.to_dict("records") for name, frame in found.items()},
+            "protocols": {name: frame.to_dict("records") for name, frame in tables.items()},
             "data_digest": store.digest,
             "start_digest": start_of_net,
             "code_digest": code,
@@ -350,21 +379,24 @@ def make(experiment: Experiment, folder: Path) -> None:
 
 
 def permutations_of(experiment: Experiment) -> dict | None:
-    """The official galleries of an experiment's data, where it has them. Raises: ValueError for a broken file."""
+    """The permutations that draw the official galleries of SYSU-MM01; None where the data has none.
+
+    Raises: ValueError for a broken file.
+    """
     path = data_folder(experiment.data) / PERMUTATIONS
     return datasets.sysu_permutations(path) if experiment.dataset == "sysu" and path.is_file() else None
 
 
 def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
-    """Raise ValueError, one sentence, where training or evaluation on this data would stop; no image is opened.
+    """Raise ValueError, one sentence, if training or evaluation on this data would fail; no image is opened.
 
-    Every search is rehearsed on random features, since evaluation comes last, after hours of training maybe.
+    Every search is run on random features: else it would fail after the training, which may take hours.
     """
     place = data_folder(experiment.data)
     table = read_table(experiment)
-    if found := datasets.obstacles(searched_as(experiment), table, root=place, train=experiment.epochs > 0):
-        held = f", or lower validation_identities={n}" if (n := experiment.validation_identities) else ""
-        raise ValueError(found[0] + held)
+    if obstacles := datasets.obstacles(searched_as(experiment), table, root=place, train=experiment.epochs > 0):
+        remedy = f", or lower validation_identities={n}" if (n := experiment.validation_identities) else ""
+        raise ValueError(obstacles[0] + remedy)
     if experiment.epochs:
         train.make_sampler(experiment, table[table.split == "train"])
     train.rehearse(experiment)
@@ -375,16 +407,17 @@ def stop_before_work(experiment: Experiment, permutations: dict | None) -> None:
 
 
 def features_of(net: TwoStreamNet, rows: pd.DataFrame, store: im.Store) -> Tensor:
-    """Features (n, D) of some rows of a table, whose index points into the store."""
+    """Features (n, D) of some rows of a table, whose index points into the store's pixels; as inference.extract()."""
     return inference.extract(net, store.pixels, rows.index.to_numpy(), rows.modality.to_numpy())
 
 
 def collect(runs: Iterable[Run], protocol: str | None = None) -> pd.DataFrame:
-    """Tidy frame, one row a run and protocol: the mean over its trials of each metric, fractions.
+    """A tidy table with one row for each run and protocol: the mean of each metric over trials, fractions.
 
-    Columns: run_id, method, dataset, data, split, seed, protocol, trials, the metrics, and `<metric>_sd` over trials.
-    Trials that are equal in every metric are draws of the one gallery that is possible, as ten shots are where every
-    identity has ten images: they count as one, and have no spread.
+    Columns: run_id, method, dataset, data, split, seed, protocol, trials, METRICS, and `<metric>_sd` over trials.
+    Trials that are equal in every metric count as one, with a spread of NaN: they drew the only possible gallery, as
+    with ten shots where every identity has ten images.
+    Args: runs; protocol: the only one to read, by default all that a run has.
     """
     rows = []
     for r in runs:

@@ -1,4 +1,4 @@
-"""The plan of a profile: what is missing or faulty is said before any work; hours and disk are sums to be checked."""
+"""The forecast of a profile: faults are named before any work; hours and disk space are checked as sums."""
 
 import json
 import shutil
@@ -10,11 +10,9 @@ import torch
 
 from vtlib import config, launch, runs, train
 from vtlib.batch import forecast
-from vtlib.batch import forecast as plan
 from vtlib.config import experiment
 from vtlib.data import check, datasets, images
 from vtlib.suite import items
-from vtlib.suite import items as papers
 
 
 @pytest.fixture
@@ -29,20 +27,22 @@ def paper(home, tmp_path, monkeypatch):
         monkeypatch.setitem(check.PUBLISHED, layout, {k: counts[k] for k in check.PUBLISHED[layout]})
     small = config.PROFILES["quick"] | {"weights": "none", "train_on": "train+val", "trials": 10}
     monkeypatch.setitem(config.PROFILES, "paper", small)
-    monkeypatch.setattr(papers, "ITEMS", {key: items.ITEMS[key] for key in ("S1.T1", "S1.T2")})
-    monkeypatch.setattr(plan, "PROBE", 0.0)  # the commonest shape alone, two steps of it
+    monkeypatch.setattr(items, "ITEMS", {key: items.ITEMS[key] for key in ("S1.T1", "S1.T2")})
+    monkeypatch.setattr(forecast, "PROBE", 0.0)  # the commonest shape alone, two steps of it
     return tmp_path
 
 
 def test_the_plan_states_runs_hours_and_disk_and_starts_nothing(paper, capsys):
     assert launch.main(["plan", "--profile", "paper", "--jobs", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "paper: 22 runs, 0 finished, 22 to make" in said
-    assert "SYSU-MM01: 2 runs to make; 496 visible, 176 thermal images" in said and "RegDB: 20 runs to make" in said
-    assert said.count("NOT the real set") == 2  # whatever the folders are called
-    assert "disk: results 0." in said and "decoded images 0." in said and "GB free" in said
-    assert "2 runs at a time" in said and "(132 steps" in said  # 22 runs, 2 epochs, 3 steps
-    assert "1 of 2 kinds measured, the rest scaled" in said
+    printed = capsys.readouterr().out
+    assert "paper: 22 runs, 0 finished, 22 to make" in printed
+    assert (
+        "SYSU-MM01: 2 runs to make; 496 visible, 176 thermal images" in printed and "RegDB: 20 runs to make" in printed
+    )
+    assert printed.count("NOT the real set") == 2  # whatever the folders are called
+    assert "disk: results 0." in printed and "decoded images 0." in printed and "GB free" in printed
+    assert "2 runs at a time" in printed and "(132 steps" in printed  # 22 runs, 2 epochs, 3 steps
+    assert "1 of 2 kinds measured, the rest scaled" in printed
     assert not (paper / "results" / "paper" / "runs").exists()
 
 
@@ -50,7 +50,7 @@ def test_a_second_plan_opens_no_image_and_times_nothing_again(paper, capsys, mon
     assert forecast.state("paper") == ["sysu", "regdb"]
     first = capsys.readouterr().out
     monkeypatch.setattr(forecast, "check_set", lambda *a, **k: pytest.fail("opened again"))
-    monkeypatch.setattr(plan, "probe", lambda *a: pytest.fail("timed again"))
+    monkeypatch.setattr(forecast, "probe", lambda *a: pytest.fail("timed again"))
     forecast.state("paper")
     again = capsys.readouterr().out
     assert [x for x in again.splitlines() if x.startswith("time")] == [
@@ -68,7 +68,7 @@ def test_a_changed_file_is_checked_again(paper):
 
 
 def test_every_fault_has_its_sentence_and_nothing_is_timed(paper, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "probe", lambda *a: pytest.fail("timed"))
+    monkeypatch.setattr(forecast, "probe", lambda *a: pytest.fail("timed"))
     next((paper / "data" / "RegDB" / "Thermal").glob("*/*.bmp")).write_bytes(b"")
     (paper / "data" / "SYSU-MM01" / "exp" / "test_id.txt").unlink()
     assert launch.main(["plan", "--profile", "paper"]) == 1
@@ -81,8 +81,8 @@ def test_every_fault_has_its_sentence_and_nothing_is_timed(paper, capsys, monkey
 def test_one_of_two_sets_is_enough_and_none_is_not(paper, capsys):
     shutil.rmtree(paper / "data" / "RegDB")
     assert forecast.state("paper") == ["sysu"]
-    said = capsys.readouterr().out
-    assert "left out: 20 runs need RegDB: no data set 'RegDB'" in said and "12 steps" in said
+    printed = capsys.readouterr().out
+    assert "left out: 20 runs need RegDB: no data set 'RegDB'" in printed and "12 steps" in printed
     shutil.rmtree(paper / "data" / "SYSU-MM01")
     assert launch.main(["plan", "--profile", "paper"]) == 1
     assert "2 runs need SYSU-MM01: no data set" in (error := capsys.readouterr().err) and "20 runs need RegDB" in error
@@ -94,7 +94,7 @@ def test_a_finished_profile_needs_nothing(paper, capsys, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
     for what in ("check", "works", "speed", "weight_faults"):
-        monkeypatch.setattr(plan, what, lambda *a, what=what: [] if what == "weight_faults" else pytest.fail(what))
+        monkeypatch.setattr(forecast, what, lambda *a, what=what: [] if what == "weight_faults" else pytest.fail(what))
     shutil.rmtree(paper / "data")  # results may travel without their data
     assert forecast.state("paper") == ["sysu", "regdb"]
     assert "22 runs, 22 finished, 0 to make" in capsys.readouterr().out
@@ -124,15 +124,15 @@ def test_a_full_disk_stops_the_plan_before_anything_is_decoded(paper, monkeypatc
 
 
 def test_disk_is_what_a_run_leaves(home):
-    made = experiment("quick", "parts_mc", dataset="regdb", device="cpu", seed=77)
-    work = forecast.works([made])[made.run_id]
-    run, sizes = runs.run(made), {}
+    e = experiment("quick", "parts_mc", dataset="regdb", device="cpu", seed=77)
+    work = forecast.works([e])[e.run_id]
+    run, sizes = runs.run(e), {}
     for path in run.folder.iterdir():
         sizes[path.name] = path.stat().st_size
     kept = sizes["model.safetensors"] + sizes["features.safetensors"]
     assert work.kept == pytest.approx(kept, rel=0.02)  # names and shapes stand in the files too
-    table, _ = runs.load_data(made)
-    parts = train.make_parts(made, table.pid[table.split == "train"].nunique(), "cpu")
+    table, _ = runs.load_data(e)
+    parts = train.make_parts(e, table.pid[table.split == "train"].nunique(), "cpu")
     for p in parts["net"].parameters():
         p.grad = torch.zeros_like(p)
     parts["optimizer"].step()
@@ -142,15 +142,15 @@ def test_disk_is_what_a_run_leaves(home):
 
 
 def test_steps_and_images_are_those_of_the_run(home):
-    made = experiment("quick", "cmdc", steps_per_epoch=0)
-    work, (table, _) = forecast.works([made])[made.run_id], runs.load_data(made)
+    e = experiment("quick", "cmdc", steps_per_epoch=0)
+    work, (table, _) = forecast.works([e])[e.run_id], runs.load_data(e)
     counts = table.split.value_counts()
     larger = table[table.split == "train"].modality.value_counts().max()
     assert work.steps == 2 * (larger // (4 * 2)) and work.images == counts["test"] + 2 * counts["val"]
 
 
 class Clock:
-    """A clock that stands still but while `call` works: first call 10 s, then 1 s each; waiting takes 0.5 s."""
+    """A clock that only call() and wait() move: the first call takes 10 s, the others 1 s each, waiting 0.5 s."""
 
     def __init__(self):
         self.now, self.calls = 0.0, 0
@@ -185,11 +185,12 @@ def test_hours_are_steps_times_seconds_and_images_times_seconds(home, monkeypatc
     speed = forecast.Speed(
         {forecast.fields_of(slow, forecast.SHAPE): 4.0, forecast.fields_of(fast, forecast.SHAPE): 1.0}, 2, 36.0
     )
-    said = forecast.hours([slow, fast], work, speed, jobs=4)
+    text = forecast.hours([slow, fast], work, speed, jobs=4)
     # (3600 * 4 + 7200) s and 200 * 36 s on two threads, of eight cores
-    assert "about 2.0 h of all 8 cores" in said and "training 1.5 h (10,800 steps" in said and "images 30.0 min" in said
+    assert "about 2.0 h of all 8 cores" in text
+    assert "training 1.5 h (10,800 steps" in text and "images 30.0 min" in text
     gpu = {"device": "cuda: a card"}
-    monkeypatch.setattr(forecast, "environment", lambda *of: gpu)
+    monkeypatch.setattr(forecast, "environment", lambda *arguments: gpu)
     assert "about 8.0 h of cuda: a card, one run after the other" in forecast.hours([slow, fast], work, speed, jobs=4)
 
 
@@ -202,7 +203,9 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
     work = {e.run_id: forecast.Work(steps, 0, 0, 0) for e, steps in zip(todo, (10, 1, 5), strict=True)}
     probed, now = [], iter([0.0, 0.0, 50.0, 61.0, 0.0])
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(plan, "probe", lambda e, budget: probed.append((e.method, budget)) or (2.0 * len(probed), 0.1))
+    monkeypatch.setattr(
+        forecast, "probe", lambda e, budget: probed.append((e.method, budget)) or (2.0 * len(probed), 0.1)
+    )
     speed = forecast.speed(tmp_path, todo, work)
     assert probed == [("cmdc", 20.0), ("dpan", 5.0)] and speed.measured == 2
     small, large, other = (forecast.fields_of(e, forecast.SHAPE) for e in todo)
@@ -212,10 +215,10 @@ def test_shapes_beyond_the_budget_are_scaled_by_images(home, tmp_path, monkeypat
 
 
 def test_results_and_decoded_images_on_one_disk_are_added_up(paper, monkeypatch):
-    made = items.experiments("paper", ["S1.T1"])[0]
+    e = items.experiments("paper", ["S1.T1"])[0]
     table = datasets.read("sysu", paper / "data" / "SYSU-MM01")
-    decoded, kept, passing = len(table) * 3 * made.height * made.width, 10**8, 10**7
+    decoded, kept, passing = len(table) * 3 * e.height * e.width, 10**8, 10**7
     for free, fits in ((decoded + kept + 2 * passing, True), (decoded + kept + 2 * passing - 1, False)):
         monkeypatch.setattr(forecast.shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
         with nullcontext() if fits else pytest.raises(ValueError, match="are needed on the disk"):
-            assert "results 0.1 GB" in forecast.disk([made], {made.run_id: forecast.Work(0, 0, kept, passing)}, jobs=2)
+            assert "results 0.1 GB" in forecast.disk([e], {e.run_id: forecast.Work(0, 0, kept, passing)}, jobs=2)

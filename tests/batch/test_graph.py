@@ -1,9 +1,10 @@
-"""The graph on quick: real runs, killed and gone on with; and runs of a second, on Slurm too."""
+"""The graph on profile quick: real runs, which are killed and continued; and runs of a second, also on Slurm."""
 
 import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,17 +18,19 @@ import pytest
 
 from vtlib import config, pretrain, runs
 from vtlib.batch import graph, job, resources
+from vtlib.methods import METHODS
 from vtlib.suite import items
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(path for path in graph.NOTEBOOKS.glob("[0-9]*.ipynb") if path != graph.TRAIN)
 CALL = [sys.executable, "-m", "vtlib.launch", "all", "--profile", "quick", "--jobs", "2"]
 
 
 def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
     for profile in config.PROFILES:
-        for wanted in items.experiments(profile, items.ITEMS):
-            given = json.loads(json.dumps(config.parameters(wanted)))  # as papermill and plan.json hand it on
-            assert config.of_parameters(given) == wanted
+        for experiment in items.experiments(profile, items.ITEMS):
+            parameters = json.loads(json.dumps(config.parameters(experiment)))  # as papermill and plan.json hand it on
+            assert config.of_parameters(parameters) == experiment
     odd = config.experiment("paper", "margin_mmd", dataset="regdb", losses={"id": {"weight": 1.0}}, epochs=3)
     assert config.parameters(odd)["overrides"] == {
         "losses": {"id": {"weight": 1.0}},
@@ -36,24 +39,53 @@ def test_every_experiment_is_said_in_parameters_of_the_train_notebook():
     }
 
 
-def test_a_notebook_needs_the_runs_of_the_items_that_it_names():
-    made = graph.jobs("quick", [])
+def test_a_notebook_needs_the_runs_of_what_it_states():
+    jobs = graph.jobs("quick", [])
     runs = {e.run_id for e in items.experiments("quick", items.ITEMS)}
-    assert {name for name, about in made.items() if about["rule"] == "train"} == runs
-    assert made["20_ablation"]["needs"] == outputs(items.experiments("quick", ["S1.T3"]))
-    assert set(made["33_mining_and_weighting"]["needs"]) == set(outputs(items.experiments("quick", ["S2.T5", "S2.F4"])))
-    assert made["90_report"]["needs"] == [
-        about["output"] for name, about in made.items() if about["rule"] == "notebook" and name != "90_report"
+    assert {name for name, job in jobs.items() if job["rule"] == "train"} == runs
+    assert jobs["20_ablation"]["needs"] == outputs(items.experiments("quick", ["S1.T3"]))
+    assert set(jobs["33_mining_and_weighting"]["needs"]) == set(outputs(items.experiments("quick", ["S2.T5", "S2.F4"])))
+    assert jobs["90_report"]["needs"] == [
+        job["output"] for name, job in jobs.items() if job["rule"] == "notebook" and name != "90_report"
     ]
-    assert list(made)[-1] == "90_report"
-    named = {made[run.split("/")[1]]["parameters"]["method"] for run in made["40_tsne"]["needs"]}
-    assert named == {"baseline", "parts_mc"}  # it names no item, but these
+    assert list(jobs)[-1] == "90_report"
+    for name, methods in {
+        "40_tsne": {"baseline", "parts_mc"},
+        "41_synvt": {"baseline", "identity", "parts_mc"},
+    }.items():
+        assert {jobs[run.split("/")[1]]["parameters"]["method"] for run in jobs[name]["needs"]} == methods
     assert set(graph.jobs("quick", ["S1.F5"])) == {
         *(e.run_id for e in items.experiments("quick", ["S1.F5"])),
         *config.DATA["quick"].values(),
     }
     with pytest.raises(ValueError, match="did you mean 'S1"):
         graph.jobs("quick", ["S1.T33"])
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if not p.name.startswith(graph.LAST)], ids=lambda p: p.stem)
+def test_every_table_that_a_notebook_names_in_quotes_is_among_its_needs(path):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    quoted = set(re.findall(r"""["']([A-Z]\w*\.[TF]\d+)["']""", "\n".join(cells)))
+    needs = graph.stated_needs(path, [graph.ALL_RUNS, *items.ITEMS, *METHODS])
+    assert quoted <= set(needs) and quoted <= set(items.ITEMS) and len(set(needs)) == len(needs)
+    written = {key for key, item in items.ITEMS.items() if item.notebook == path.stem}
+    assert written <= set(needs)
+
+
+def test_missing_unknown_and_all_needs(tmp_path, monkeypatch):
+    path, names = tmp_path / "20_mine.ipynb", ["T1", "T2", graph.ALL_RUNS]
+    for metadata in ({}, {"vtlib": {}}, {"vtlib": None}, {"vtlib": {"needs": "T1"}}):
+        path.write_text(json.dumps({"metadata": metadata, "cells": []}))
+        with pytest.raises(ValueError, match=r"20_mine\.ipynb does not state what it needs: add \"vtlib\": {\"needs\""):
+            graph.stated_needs(path, names)
+    path.write_text(json.dumps({"metadata": {"vtlib": {"needs": ["T2", "TT1"]}}, "cells": []}))
+    unknown = r"20_mine\.ipynb needs an unknown table, figure or method 'TT1': did you mean 'T1'"
+    with pytest.raises(ValueError, match=unknown):
+        graph.stated_needs(path, names)
+    path.write_text(json.dumps({"metadata": {"vtlib": {"needs": [graph.ALL_RUNS, "S1.T3"]}}, "cells": []}))
+    monkeypatch.setattr(graph, "NOTEBOOKS", tmp_path)
+    jobs = graph.jobs("quick", [])
+    assert jobs["20_mine"]["needs"] == [job["output"] for job in jobs.values() if job["rule"] == "train"]
 
 
 def test_an_unknown_profile_leaves_no_folder(home, tmp_path, monkeypatch):
@@ -64,19 +96,19 @@ def test_an_unknown_profile_leaves_no_folder(home, tmp_path, monkeypatch):
 
 
 def test_the_paper_profile_draws_nothing(home):
-    made = graph.jobs("paper", [], absent=True)
-    assert "41_synvt" not in made and "notebooks/41_synvt.json" not in made["90_report"]["needs"]
+    jobs = graph.jobs("paper", [], absent=True)
+    assert "41_synvt" not in jobs and "notebooks/41_synvt.json" not in jobs["90_report"]["needs"]
 
 
 def test_runs_wait_for_a_start_that_does_not_ship_and_it_is_made_once(home, tmp_path, monkeypatch):
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("VTLIB_DATA", str(tmp_path / "data"))
-    made = graph.plan("gpu", ["S1.T3"])
-    file, jobs = tmp_path / "data" / "weights" / "synvt_resnet50.safetensors", made["jobs"]
+    plan = graph.plan("gpu", ["S1.T3"])
+    file, jobs = tmp_path / "data" / "weights" / "synvt_resnet50.safetensors", plan["jobs"]
     assert Path(jobs["resnet50"]["file"]) == file
-    for wanted in items.experiments("gpu", ["S1.T3"]):
-        assert jobs[wanted.run_id]["needs"] == [f"data/{wanted.data}.json", "data/resnet50.json"]
-    assert not [about for about in graph.jobs("cpu", ["S1.T3"]).values() if about["rule"] == "weights"]  # it ships
+    for e in items.experiments("gpu", ["S1.T3"]):
+        assert jobs[e.run_id]["needs"] == [f"data/{e.data}.json", "data/resnet50.json"]
+    assert not [other for other in graph.jobs("cpu", ["S1.T3"]).values() if other["rule"] == "weights"]  # it ships
     calls = []
 
     def make(backbone, target):
@@ -90,8 +122,8 @@ def test_runs_wait_for_a_start_that_does_not_ship_and_it_is_made_once(home, tmp_
     for _ in range(2):
         job.make(tmp_path / "results" / "gpu" / "plan.json", "resnet50")
         assert json.loads(stamp.read_text()) == {"file": str(file)} and calls == ["resnet50"]
-        graph.up_to_date(made)
-        assert not stamp.exists()  # looked at again by the next call
+        graph.up_to_date(plan)
+        assert not stamp.exists()  # the next call looks at the file again
 
 
 def outputs(experiments):
@@ -104,16 +136,16 @@ def start(*more, **options):
 
 
 def end(process, code=0):
-    said = process.communicate(timeout=600)[0]
-    assert process.returncode == code, said[-5000:]
-    return said
+    printed = process.communicate(timeout=600)[0]
+    assert process.returncode == code, printed[-5000:]
+    return printed
 
 
-def wait_for(found, process):
-    while not (there := found()) and process.poll() is None:
+def wait_for(condition, process):
+    while not (value := condition()) and process.poll() is None:
         time.sleep(0.05)
-    assert there, process.communicate()[0]
-    return there
+    assert value, process.communicate()[0]
+    return value
 
 
 def rows(results):
@@ -126,36 +158,36 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     results, target = tmp_path / "quick", "22_convergence"
     process = start(target)
     finished = wait_for(lambda: list(results.glob("runs/*/metrics.json")), process)
-    psutil.Process(process.pid).kill()  # its jobs live on: the run's own lock makes the next one wait for them
+    psutil.Process(process.pid).kill()  # its jobs live on, and the next call waits for their locks
     process.wait()
     before = {path: path.read_text() for path in finished}
 
-    said = end(start(target))
+    printed = end(start(target))
     assert {path: path.read_text() for path in before} == before, "a finished run was repeated"
-    made = rows(results)
-    assert {row["state"] for row in made.values()} == {"ran", "cached"} and made[target]["state"] == "ran"
-    assert "S1.F5: " in said and "2 runs at a time" in said
-    for name in {name for name, row in made.items() if row["rule"] == "train" and row["state"] == "ran"}:
-        assert float(made[name]["seconds"]) > 0 and float(made[name]["GB"]) > 0.1
+    summary = rows(results)
+    assert {row["state"] for row in summary.values()} == {"ran", "cached"} and summary[target]["state"] == "ran"
+    assert "S1.F5: " in printed and "2 runs at a time" in printed
+    for name in {name for name, row in summary.items() if row["rule"] == "train" and row["state"] == "ran"}:
+        assert float(summary[name]["seconds"]) > 0 and float(summary[name]["GB"]) > 0.1
         book = results / "runs" / name / "10_train.ipynb"
-        assert f"run {name}" in book.read_text() and made[name]["notebook"] == str(book)
+        assert f"run {name}" in book.read_text() and summary[name]["notebook"] == str(book)
     before = {path: path.read_text() for path in results.glob("runs/*/metrics.json")}
     assert len(before) == 2
 
     then = time.monotonic()
-    said = end(start(target))
+    printed = end(start(target))
     took = time.monotonic() - then
-    assert "0 ran, 3 cached, 0 failed" in said
+    assert "0 ran, 3 cached, 0 failed" in printed
     assert took < 10 or os.getloadavg()[0] > os.cpu_count(), f"{took:.0f} s on a finished tree"
-    table, made = results / "report" / "S1.F5.csv", graph.plan("quick", [target])
+    table, plan = results / "report" / "S1.F5.csv", graph.plan("quick", [target])
     kept, stamp = table.read_text(), results / "notebooks" / f"{target}.json"
     table.write_text("written by a call of the notebook with other parameters")
-    assert target not in graph.up_to_date(made, dry=True) and stamp.is_file()
+    assert target not in graph.up_to_date(plan, dry=True) and stamp.is_file()
     table.write_text(kept)
-    assert target in graph.up_to_date(made)
+    assert target in graph.up_to_date(plan)
     (results / "notebooks" / f"{target}.json").write_text('{"key": "of other code"}')
-    monkeypatch.setattr(graph, "work", lambda made, left, *more: pytest.fail(f"to make: {left}"))
-    with pytest.raises(pytest.fail.Exception, match=r"to make: \['22_convergence'\]"):  # and no run
+    monkeypatch.setattr(graph, "work", lambda plan, left, *more: pytest.fail(f"to make: {left}"))
+    with pytest.raises(pytest.fail.Exception, match=r"to make: \['22_convergence'\]"):  # the notebook alone, no run
         graph.run("quick", [target])
 
 
@@ -178,49 +210,49 @@ part.rename(output)
 
 @pytest.fixture
 def tiny(home, tmp_path, monkeypatch):
-    """A results folder whose plan executes a notebook of a second in the place of S1.T3's runs and 20; dpan fails."""
+    """A results folder whose plan executes TINY instead of S1.T3's runs and of 20_ablation; method dpan fails."""
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path / "results"))
-    made = graph.plan("quick", ["20_ablation"])
+    plan = graph.plan("quick", ["20_ablation"])
     write_notebook(tmp_path / "tiny.ipynb", "profile = method = dataset = ''\nseed, overrides = 0, {}", TINY)
-    made["jobs"] = {name: about for name, about in made["jobs"].items() if about["rule"] != "data"}
-    for about in made["jobs"].values():
-        about |= {"source": str(tmp_path / "tiny.ipynb"), "writes": []}
-        about["needs"] = [need for need in about["needs"] if not need.startswith("data/")]
-    results = Path(made["results"])
-    (results / "plan.json").write_text(json.dumps(made))
+    plan["jobs"] = {name: one for name, one in plan["jobs"].items() if one["rule"] != "data"}
+    for one in plan["jobs"].values():
+        one |= {"source": str(tmp_path / "tiny.ipynb"), "writes": []}
+        one["needs"] = [need for need in one["needs"] if not need.startswith("data/")]
+    results = Path(plan["results"])
+    (results / "plan.json").write_text(json.dumps(plan))
     return results
 
 
 def test_a_state_file_that_is_cut_is_made_again_or_named(home, tmp_path, monkeypatch):
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
-    made, path = graph.plan("quick", ["20_ablation"]), tmp_path / "quick" / "plan.json"
+    plan, path = graph.plan("quick", ["20_ablation"]), tmp_path / "quick" / "plan.json"
     for text in ("", path.read_text()[:99], "[]"):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"plan\.json cannot be read .*: give the command again"):
             job.make(path, "20_ablation")
-        assert graph.plan("quick", ["20_ablation"]) == made
-    files = [tmp_path / "quick" / about["output"] for about in made["jobs"].values() if about["rule"] != "data"]
+        assert graph.plan("quick", ["20_ablation"]) == plan
+    files = [tmp_path / "quick" / one["output"] for one in plan["jobs"].values() if one["rule"] != "data"]
     for file in files:  # of runs, and a notebook's
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
-    assert graph.up_to_date(made, dry=True) == set() and all(file.is_file() for file in files)
-    assert graph.up_to_date(made) == set() and not any(file.exists() for file in files)
+    assert graph.up_to_date(plan, dry=True) == set() and all(file.is_file() for file in files)
+    assert graph.up_to_date(plan) == set() and not any(file.exists() for file in files)
     record = tmp_path / "quick" / "jobs" / "20_ablation.json"
     record.parent.mkdir()
     record.write_text('{"state": "ra')
-    assert graph.summary(made, set(), time.time())[-1]["state"] == "not run"
+    assert graph.summary(plan, set(), time.time())[-1]["state"] == "not run"
 
 
 def test_a_job_that_says_something_and_leaves_no_record_has_failed(home, tmp_path, monkeypatch):
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
-    made, start = graph.plan("quick", ["20_ablation"]), time.time()
+    plan, start = graph.plan("quick", ["20_ablation"]), time.time()
     log = tmp_path / "quick" / "jobs" / "20_ablation.log"
     log.parent.mkdir()
     log.write_bytes(b"Traceback\nvtlib: there is no Python \xff here\n\n")
-    last = graph.summary(made, set(), start)[-1]
+    last = graph.summary(plan, set(), start)[-1]
     assert last["state"] == "failed" and last["reason"].startswith("there is no Python")
     os.utime(log, (start - 60, start - 60))  # of an earlier call
-    assert graph.summary(made, set(), start)[-1]["reason"].startswith("needs baseline")
+    assert graph.summary(plan, set(), start)[-1]["reason"].startswith("needs baseline")
 
 
 def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
@@ -231,23 +263,22 @@ def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     for _ in range(2):
-        taken = pytest.raises(RuntimeError, match=f"process {os.getpid()} works on")
-        with graph.alone(tmp_path), taken, graph.alone(tmp_path):
+        refused = pytest.raises(RuntimeError, match=f"process {os.getpid()} works on")
+        with graph.alone(tmp_path), refused, graph.alone(tmp_path):
             pytest.fail("two at a time")
 
 
 def test_a_run_is_looked_at_again_once_after_its_data_was_written_anew(home, tmp_path, monkeypatch):
-
     monkeypatch.setenv("VTLIB_RESULTS", str(tmp_path))
-    made, looked_at = graph.plan("quick", ["S1.F5"]), []
+    plan, looked_at = graph.plan("quick", ["S1.F5"]), []
     monkeypatch.setattr(runs, "is_done", lambda run: looked_at.append(run.experiment.run_id) or True)
-    trained = {name: about for name, about in made["jobs"].items() if about["rule"] == "train"}
-    for about in trained.values():
-        (done := tmp_path / "quick" / about["output"]).parent.mkdir(parents=True)
-        done.write_text("{}")
-        os.utime(done, (1, 1))  # older than the set
+    trained = {name: one for name, one in plan["jobs"].items() if one["rule"] == "train"}
+    for one in trained.values():
+        (metrics := tmp_path / "quick" / one["output"]).parent.mkdir(parents=True)
+        metrics.write_text("{}")
+        os.utime(metrics, (1, 1))  # older than the set
     for _ in range(2):
-        graph.recheck(made)
+        graph.recheck(plan)
         assert looked_at == list(trained)
 
 
@@ -286,11 +317,11 @@ def begun(results):
 
 
 def only_baseline(results):
-    """Let the plan be one run, and the notebook that reads it."""
-    made = json.loads((results / "plan.json").read_text())
-    kept = {n: j for n, j in made["jobs"].items() if j["what"].split()[0] in ("baseline", "20_ablation")}
+    """Reduce the plan to one run, and the notebook that reads it."""
+    plan = json.loads((results / "plan.json").read_text())
+    kept = {n: j for n, j in plan["jobs"].items() if j["what"].split()[0] in ("baseline", "20_ablation")}
     kept["20_ablation"]["needs"] = [j["output"] for j in kept.values() if j["rule"] == "train"]
-    (results / "plan.json").write_text(json.dumps(made | {"jobs": kept}))
+    (results / "plan.json").write_text(json.dumps(plan | {"jobs": kept}))
 
 
 def alive(pid):
@@ -298,25 +329,22 @@ def alive(pid):
 
 
 def test_a_failed_run_leaves_the_others_going_and_is_in_the_table(tiny):
-    said = end(start("20_ablation", "--dry-run"))
-    assert ": baseline on synvt_sysu_quick, seed 0" in said and ": 20_ablation" in said and not begun(tiny)
+    printed = end(start("20_ablation", "--dry-run"))
+    assert ": baseline on synvt_sysu_quick, seed 0" in printed and ": 20_ablation" in printed and not begun(tiny)
 
-    said = end(start("20_ablation"), code=1)
-    made = {row["what"].split()[0]: row for row in rows(tiny).values()}
-    states = {name: row["state"] for name, row in made.items()}
+    printed = end(start("20_ablation"), code=1)
+    by_method = {row["what"].split()[0]: row for row in rows(tiny).values()}
+    states = {name: row["state"] for name, row in by_method.items()}
     assert states.pop("dpan") == "failed" and states.pop("20_ablation") == "not run" and set(states.values()) == {"ran"}
-    assert made["20_ablation"]["reason"] == "needs dpan on synvt_sysu_quick, seed 0"
-    failed = made["dpan"]
+    assert by_method["20_ablation"]["reason"] == "needs dpan on synvt_sysu_quick, seed 0"
+    failed = by_method["dpan"]
     assert "AssertionError: told to fail" in failed["reason"] and Path(failed["notebook"]).is_file()
-    line = next(line for line in said.splitlines() if line.startswith("dpan on"))
+    line = next(line for line in printed.splitlines() if line.startswith("dpan on"))
     assert "told to fail" in line and failed["notebook"] in line
     assert not (tiny / "runs" / failed["name"] / "metrics.json").exists()
-    said = end(start("20_ablation"), code=1)  # again, it alone
-    assert (
-        "1 failed" in said
-        and f"{len(states)} cached" in said
-        and sorted(name for name, _ in begun(tiny)).count("baseline") == 1
-    )
+    printed = end(start("20_ablation"), code=1)  # only the failed run is tried again
+    assert "1 failed" in printed and f"{len(states)} cached" in printed
+    assert [name for name, _ in begun(tiny)].count("baseline") == 1
 
 
 def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypatch):
@@ -342,7 +370,7 @@ def test_ctrl_c_stops_within_seconds_and_the_same_command_goes_on(tiny, monkeypa
 
 
 def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_path, monkeypatch):
-    """The results, the interpreter, the checkout have every sign in their path; each variable would stop a job."""
+    """The paths of results, interpreter and checkout have every odd sign; each of the variables would stop a job."""
     only_baseline(tiny)
     odd = tmp_path / 'it\'s a {name}, {{x}} $HOME "q" é & #1e3=true; %20'
     odd.mkdir()
@@ -362,7 +390,7 @@ def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_pa
     cell = "print('é', __import__('matplotlib').get_backend()); time.sleep("
     source = (tmp_path / "tiny.ipynb").read_text().replace("time.sleep(", cell)
     (odd / "tiny.ipynb").write_text(source, encoding="utf-8")
-    jobs = {name: about | {"source": str(odd / "tiny.ipynb")} for name, about in plan["jobs"].items()}
+    jobs = {name: one | {"source": str(odd / "tiny.ipynb")} for name, one in plan["jobs"].items()}
     call = "import sys; from vtlib.batch import graph; print(graph.plan('quick', ['20_ablation'])['key'])"
     key = subprocess.run([python, "-c", call], cwd=odd, capture_output=True, text=True, check=True).stdout.strip()
     results = odd / "results" / "quick"
@@ -388,12 +416,12 @@ def test_no_name_of_a_folder_and_no_setting_of_a_user_reaches_a_job(tiny, tmp_pa
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
     command = [python, *CALL[1:], "20_ablation"]
-    done = subprocess.run(command, cwd=odd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert "2 ran, 0 cached, 0 failed" in done.stdout and (results / "begun.txt").read_text().count("baseline") == 1
+    call = subprocess.run(command, cwd=odd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    assert call.returncode == 0, call.stdout[-2000:] + call.stderr[-3000:]
+    assert "2 ran, 0 cached, 0 failed" in call.stdout and (results / "begun.txt").read_text().count("baseline") == 1
     (book,) = results.glob("runs/*/10_train.ipynb")
-    said = "".join(output.get("text", "") for output in nbformat.read(book, 4).cells[-1].outputs)
-    assert "é module://matplotlib_inline.backend_inline" in said
+    printed = "".join(output.get("text", "") for output in nbformat.read(book, 4).cells[-1].outputs)
+    assert "é module://matplotlib_inline.backend_inline" in printed
 
 
 def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
@@ -410,8 +438,8 @@ def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
         process = start("--cluster", "slurm", "20_ablation", "--", *often, "--set-threads", "train=1")
         ((_, pid),) = wait_for(lambda: begun(tiny), process)
         os.kill(int(pid), signal.SIGKILL)  # the first job dies, and is tried again
-        said = end(process)
-        assert "Trying to restart job" in said and "2 ran, 0 cached, 0 failed" in said
+        printed = end(process)
+        assert "Trying to restart job" in printed and "2 ran, 0 cached, 0 failed" in printed
         assert [line[0] for line in begun(tiny)] == ["baseline", "baseline", "-"]
     finally:
         if process:
@@ -420,15 +448,14 @@ def test_the_same_snakefile_on_a_real_slurm(tiny, monkeypatch):
 
 
 def test_on_a_gpu_the_first_run_is_made_alone(tiny, monkeypatch):
-
     calls = []
     monkeypatch.setattr(resources, "places", lambda peak: 3 if calls else resources.UNKNOWN)
-    monkeypatch.setattr(graph, "snakemake", lambda *given: calls.append(given) or 0)
-    made = graph.plan("quick", ["20_ablation"])
-    assert "3 runs at a time" in graph.work(made, list(made["jobs"]), 0, "", False, [])[1]
-    (_, first, alone, _), (_, rest, beside, options) = calls
-    assert first == [next(iter(made["jobs"].values()))["output"]] and rest == []
-    assert alone["threads"] == resources.cores() and beside["threads"] == max(1, resources.cores() // 3)
+    monkeypatch.setattr(graph, "snakemake", lambda *arguments: calls.append(arguments) or 0)
+    plan = graph.plan("quick", ["20_ablation"])
+    assert "3 runs at a time" in graph.work(plan, list(plan["jobs"]), 0, "", False, [])[1]
+    (_, first, alone, _), (_, rest, together, options) = calls
+    assert first == [next(iter(plan["jobs"].values()))["output"]] and rest == []
+    assert alone["threads"] == resources.cores() and together["threads"] == max(1, resources.cores() // 3)
     assert "gpu=3" in options
 
 
@@ -439,5 +466,7 @@ def test_a_kernel_has_the_package_of_its_own_checkout(tmp_path):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import vtlib; print(vtlib.__file__)")])
     nbformat.write(book, tmp_path / "book.ipynb")
     environment = graph.environment() | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", call], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path / "vtlib" / "__init__.py"), done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", call], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert process.stdout.strip() == str(tmp_path / "vtlib" / "__init__.py"), process.stderr

@@ -1,4 +1,4 @@
-"""How many runs a machine holds, and what is said of it afterwards."""
+"""How many runs fit on a machine, and how much of it they used."""
 
 import json
 
@@ -6,22 +6,21 @@ import pytest
 import torch
 
 from vtlib.batch import resources
-from vtlib.batch import resources as machine
 
 
 @pytest.fixture
 def box(monkeypatch):
     """A machine of 16 cores and 32 GB."""
-    monkeypatch.setattr(machine, "cores", lambda: 16)
-    monkeypatch.setattr(machine, "free_memory", lambda: 32.0)
+    monkeypatch.setattr(resources, "cores", lambda: 16)
+    monkeypatch.setattr(resources, "free_memory", lambda: 32.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def test_one_run_a_core_and_never_more_than_memory_holds(box):
-    assert resources.places({}) == 14  # 2 GB each until one has said what it takes
+    assert resources.places({}) == 14  # 2 GB each until one run has told how much it takes
     assert resources.places({"host": 1.0}) == 16
     assert resources.places({"host": 9.0}) == 3
-    assert resources.places({"host": 100.0}) == 1  # it may still fit: one is tried
+    assert resources.places({"host": 100.0}) == 1  # it may fit all the same: one is tried
 
 
 def test_on_a_gpu_the_first_run_tells_how_many_fit(box, monkeypatch):
@@ -36,7 +35,7 @@ def test_free_memory_heeds_the_limit_of_the_control_group(monkeypatch, tmp_path)
     whole = resources.free_memory()
     (tmp_path / "memory.max").write_text("3000000000\n")
     (tmp_path / "memory.current").write_text("1000000000\n")
-    monkeypatch.setattr(machine, "Path", lambda name: tmp_path)
+    monkeypatch.setattr(resources, "Path", lambda name: tmp_path)
     assert resources.free_memory() == pytest.approx(2.0)
     (tmp_path / "memory.max").write_text("max\n")
     assert resources.free_memory() == pytest.approx(whole, rel=0.5)
@@ -44,9 +43,9 @@ def test_free_memory_heeds_the_limit_of_the_control_group(monkeypatch, tmp_path)
 
 def test_the_peak_is_the_most_of_all_finished_runs(tmp_path):
     assert resources.peak_memory_of_finished(tmp_path) == {}
-    for name, said in {"a": {"host": 1.5}, "b": {"host": 1.0, "device": 3.0}, "old": None}.items():
+    for name, peak in {"a": {"host": 1.5}, "b": {"host": 1.0, "device": 3.0}, "old": None}.items():
         (tmp_path / "runs" / name).mkdir(parents=True)
-        text = json.dumps({"peak_memory": said} if said else {})
+        text = json.dumps({"peak_memory": peak} if peak else {})
         (tmp_path / "runs" / name / "metrics.json").write_text(text)
     assert resources.peak_memory_of_finished(tmp_path) == {"host": 1.5, "device": 3.0}
 

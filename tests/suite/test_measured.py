@@ -52,10 +52,10 @@ def test_no_answer_of_a_notebook_has_a_measured_number_written_by_hand(path):
 def printed_numbers():
     """What the papers print, what they print of a claim, and the sum of S1 Table 3's two gains."""
     numbers = {7.09}
-    for name, item in measured.items.ITEMS.items():
+    for item in measured.items.ITEMS.values():
         of = item.printed.set_index(["row", "setting", "metric"]).printed.dropna()
         numbers |= set(of)
-        for better, over, *_ in measured.items.CLAIMS.get(name, ()):
+        for better, over, *_ in item.claims:
             for (row, *where), value in of.items():
                 if row == better and (over, *where) in of.index:
                     numbers.add(round(value - of[(over, *where)], 2))

@@ -266,7 +266,7 @@ def test_nothing_printed_is_a_comparison_and_not_a_claim(done):
     row = verdicts.claim_row(
         "X.T1", "a", "", "rank1", math.nan, gain_of(-2.0, -2.8, -1.2, 0.5, 3), [done["Baseline"]], ""
     )
-    assert len(row) == len(verdicts.CLAIM_COLUMNS) and row[verdicts.CLAIM_COLUMNS.index("verdict")] == "lower"
+    assert list(row) == verdicts.CLAIM_COLUMNS and row["verdict"] == "lower"
 
 
 def copied(run, folder, **changes):

@@ -1,7 +1,8 @@
-"""What a profile will take, before it takes it: data checked, runs counted, their time probed, room on the disk.
+"""What a profile will take, before it starts: check its data, count its runs, estimate their time and disk space.
 
-`state(profile)` says all of it and asks nothing. What it found is kept in results/<profile>/probe.json, by the listing
-of a set and by the device: a second call opens no image again and probes only shapes that are new.
+state(profile) prints all of it. Results of checks and timings are remembered in results/<profile>/probe.json, so that a
+second call opens no image again and times only what is new; a changed file or another device makes them void.
+The time of a step depends on its *shape*: sizes of images, network and batch (SHAPE). One run of each shape is timed.
 """
 
 import gc
@@ -31,57 +32,66 @@ from ..files import digest, write_json
 from ..suite import items
 from . import graph, resources
 
-PROBE = 60.0  # seconds that the probes of a plan take together; the commonest shape is measured in any case
+PROBE = 60.0  # seconds for all timings together; the commonest shape is timed in any case
 # The fields that decide how long a step takes. The losses are not among them: they take milliseconds where a step of
-# ResNet-50 takes seconds (README, Speed, on a CPU).
+# ResNet-50 takes seconds on a CPU (tests/speed/README.md).
 SHAPE = ("height", "width", "backbone", "attention", "attention_reduction", "pooling", "last_stride", "parts")
 SHAPE += ("precision", "compile", "identities_per_batch", "images_per_identity")
-DECIDES = (*SHAPE, "dataset", "data", "train_on", "validation_identities", "epochs", "steps_per_epoch")  # of a Work
+DECIDES = (
+    *SHAPE,
+    "dataset",
+    "data",
+    "train_on",
+    "validation_identities",
+    "epochs",
+    "steps_per_epoch",
+)  # the Work of a run
 
 
 class Work(NamedTuple):
-    """What one run has to do and leaves behind."""
+    """What one run has to do, and what it leaves on the disk."""
 
-    steps: int
+    steps: int  # of training
     images: int  # read in evaluation mode: the test images, and the validation images after each epoch
     kept: int  # bytes of its model and features
-    passing: int  # bytes of its checkpoint, old and new
+    passing: int  # bytes of its checkpoint while it trains: the old file and the new one beside it
 
 
 class Speed(NamedTuple):
-    """Seconds of a step by shape, measured and scaled, and of one image in evaluation mode."""
+    """How fast the runs are on this machine."""
 
-    steps: dict[str, float]
-    measured: int
-    image: float
+    steps: dict[str, float]  # seconds of a step by shape (fields_of), measured or scaled
+    measured: int  # how many of them are measured
+    image: float  # seconds of one image in evaluation mode
 
 
 def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -> list[str]:
-    """Check the data of all runs that are missing, print how many they are and what time and disk they take.
+    """Check the data of all runs that are missing, and print how many they are and what time and disk they take.
 
-    Args: jobs: runs at a time, 0: as many as the machine holds; wanted: by default what all tables and figures need.
-    Returns: the layouts whose runs are finished or can be made; one whose set is not there is left out in a sentence.
-    Raises: ValueError, a line for each fault, if a set is faulty, weights are not to be had or the disk is too small;
+    Args: profile; jobs: runs at a time, 0: as many as the machine holds; wanted: experiments, by default those of all
+        tables and figures.
+    Returns: the layouts whose runs are finished or can be made; one whose set is absent is left out, with a line.
+    Raises: ValueError, a line for each fault, if a set is faulty, weights cannot be had or the disk is too small;
         FileNotFoundError if no set is there.
     """
     wanted = items.experiments(profile, items.ITEMS, absent=True) if wanted is None else wanted
     root = results_root() / profile
     missing = [e for e in wanted if not (root / "runs" / e.run_id / "metrics.json").is_file()]
     print(f"{profile}: {len(wanted)} runs, {len(wanted) - len(missing)} finished, {len(missing)} to make")
-    names = dict.fromkeys((e.dataset, e.data) for e in missing)
+    sets = dict.fromkeys((e.dataset, e.data) for e in missing)
     absent, faults = {}, []
-    for layout, name in names:
-        here = [e for e in missing if (e.dataset, e.data) == (layout, name)]
+    for layout, name in sets:
+        count = sum((e.dataset, e.data) == (layout, name) for e in missing)
         try:
             place = runs.data_folder(name)
         except FileNotFoundError as error:
-            absent[layout] = f"{len(here)} runs need {name}: {error}"
+            absent[layout] = f"{count} runs need {name}: {error}"
             continue
-        found, said = check(layout, name, place, remembered := recall(root))
-        faults += found
-        if not found:
+        faults_of_set, sentence = check(layout, name, place, remembered := recall(root))
+        faults += faults_of_set
+        if not faults_of_set:
             keep(root, remembered)
-            print(f"  {name}: {len(here)} runs to make; {said}")
+            print(f"  {name}: {count} runs to make; {sentence}")
     usable = [layout for layout in dict.fromkeys(e.dataset for e in wanted) if layout not in absent]
     if not usable:
         raise FileNotFoundError("\n".join(absent.values()))
@@ -94,22 +104,24 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
         jobs = jobs or resources.places(resources.peak_memory_of_finished(root))
         work = works(todo)
         print(f"disk: {disk(todo, work, max(1, jobs))}")
-        busy = psutil.getloadavg()[0] > resources.cores() / 2  # threads that wait for each other: many times too much
-        said = hours(todo, work, speed(root, todo, work), jobs)
-        print(f"time: {said}{'; other programs keep this machine busy: rather less without them' * busy}")
+        # on a busy machine threads wait for each other, and the timing comes out too long, sometimes many times
+        busy = psutil.getloadavg()[0] > resources.cores() / 2
+        sentence = hours(todo, work, speed(root, todo, work), jobs)
+        print(f"time: {sentence}{'; other programs keep this machine busy: rather less without them' * busy}")
     return usable
 
 
 def check(layout: str, name: str, place: Path, remembered: dict) -> tuple[list[str], str]:
-    """The faults of a set, a sentence each, and what is to be said of a sound one; an embedded set is sound.
+    """Check one data set, unless it passed before and its listing() has not changed since.
 
-    A set that passed is not opened again while its listing (names, sizes, times) is the one in `remembered`.
+    Args: layout: sysu, regdb or folder; name: of the set; place: its folder; remembered: of recall(), is added to.
+    Returns: its faults, a sentence each, and a sentence on a set without faults. A set drawn by the project has none.
     """
     if name.split(",")[0] in synvt.PRESETS:
         return [], "drawn by the project itself"
-    known, now = remembered.setdefault("checked", {}), listing(place)
+    checked, now = remembered.setdefault("checked", {}), listing(place)
     drawn = ", drawn by SynVT: it has the layout, but is NOT the real set" if datasets.is_drawn(place) else ""
-    if known.get(name, {}).get("listing") != now:
+    if checked.get(name, {}).get("listing") != now:
         try:
             report = check_set(layout, place)
             faults = problems(report)
@@ -118,8 +130,8 @@ def check(layout: str, name: str, place: Path, remembered: dict) -> tuple[list[s
         if faults:
             repair = "take it from the set again (data/README.md), or move the folder away to run without it"
             return [f"{name} in {place}: {fault}; {repair}" for fault in faults], ""
-        known[name] = {"listing": now, "found": report.found[report["item"] == "images on disk"].item()}
-    return [], f"{known[name]['found']} images, every one opened, all counts as published{drawn}"
+        checked[name] = {"listing": now, "found": report.found[report["item"] == "images on disk"].item()}
+    return [], f"{checked[name]['found']} images, every one opened, all counts as published{drawn}"
 
 
 def listing(place: Path) -> str:
@@ -130,17 +142,18 @@ def listing(place: Path) -> str:
 
 
 def recall(root: Path) -> dict:
-    """What probe.json of a profile remembers; {} where there is none, or none that can be read."""
+    """The content of a profile's probe.json; {} where there is none, or none that can be read."""
     return graph.remembered(root / "probe.json")
 
 
 def keep(root: Path, remembered: dict) -> None:
+    """Write probe.json of the profile whose results folder is `root`."""
     root.mkdir(parents=True, exist_ok=True)
     write_json(root / "probe.json", remembered)
 
 
 def weight_faults(todo: list[Experiment]) -> list[str]:
-    """Load the weights that runs start from, which downloads what torch's cache lacks: a sentence for each fault."""
+    """Load the weights that runs start from, which downloads what torch's cache lacks. Returns: a sentence a fault."""
     faults = []
     for backbone, weights in dict.fromkeys((e.backbone, e.weights) for e in todo if e.weights != "none"):
         try:
@@ -151,72 +164,81 @@ def weight_faults(todo: list[Experiment]) -> list[str]:
 
 
 def works(todo: list[Experiment]) -> dict[str, Work]:
-    """Work of each run, by run id, from the tables of its data: no image is opened.
+    """Work of each run, by run id, from the table of its data: no image is opened.
 
-    The ten splits of RegDB are of one size. Raises: ValueError if batches cannot be drawn from this data.
+    The split of RegDB is not asked for, because all ten are of one size.
+    Raises: ValueError if batches cannot be drawn from this data.
     """
-    tables, known = {}, {}
+    tables, work = {}, {}  # by data set; by the fields that decide it
     for e in todo:
-        if (kind := fields_of(e, DECIDES)) not in known:
+        if (kind := fields_of(e, DECIDES)) not in work:
             if e.data not in tables:
                 tables[e.data] = datasets.read(e.dataset, runs.data_folder(e.data), split=e.split)
-            known[kind] = work_of(e, runs.split_for(e, tables[e.data]))
-    return {e.run_id: known[fields_of(e, DECIDES)] for e in todo}
+            work[kind] = work_of(e, runs.split_for(e, tables[e.data]))
+    return {e.run_id: work[fields_of(e, DECIDES)] for e in todo}
 
 
 def fields_of(e: Experiment, names: tuple[str, ...]) -> str:
+    """Some fields of an experiment as JSON text, so that they can be a key."""
     return json.dumps({name: e.model_dump(mode="json")[name] for name in names})
 
 
 def work_of(e: Experiment, table: pd.DataFrame) -> Work:
-    """Work of one run on the table of its data, whose parts are those that the run wants."""
+    """Work of one run. table: of its data, split into train, val and test as the run does (runs.split_for)."""
     rows = {name: table[table.split == name] for name in datasets.SPLITS}
     steps = train.make_sampler(e, rows["train"]).steps
-    with torch.device("meta"):  # sizes alone: no weights are loaded
+    with torch.device("meta"):  # tensors with sizes but no content
         net = train.make_net(e.but(weights="none"), rows["train"].pid.nunique())
     parameters = 4 * sum(p.numel() for p in net.parameters())  # bytes of float32
-    whole = parameters + 4 * sum(b.numel() for b in net.buffers())
-    line = 4 * net.dim + 5 * 8  # of features.safetensors: a feature and five whole numbers
+    model = parameters + 4 * sum(b.numel() for b in net.buffers())
+    line = 4 * net.dim + 5 * 8  # bytes of an image in features.safetensors: a feature and five whole numbers
     images = len(rows["test"]) + e.epochs * len(rows["val"])
-    return Work(e.epochs * steps, images, whole + len(rows["test"]) * line, 2 * (whole + parameters))
+    # a checkpoint has the model and the optimizer's momentum, one number for each parameter
+    return Work(e.epochs * steps, images, model + len(rows["test"]) * line, 2 * (model + parameters))
 
 
 def disk(todo: list[Experiment], work: dict[str, Work], jobs: int) -> str:
-    """What results and decoded images will take, and what is free. Raises ValueError where it is not enough."""
+    """A sentence on the disk space that results and decoded images will take, and what is free.
+
+    Args: todo: runs to make; work: of works(); jobs: runs at a time. Raises: ValueError where the space is not enough.
+    """
     kept, passing = sum(work[e.run_id].kept for e in todo), max(work[e.run_id].passing for e in todo)
-    stores = {}
+    stores = {}  # bytes of decoded images that are not there yet, by set and size
     for e in todo:
         if (key := (e.data, e.height, e.width)) not in stores:
             root = runs.data_folder(e.data)
             table = datasets.read(e.dataset, root, split=e.split)
-            made = im.store_files(table, root, e.height, e.width)[1].is_file()
-            stores[key] = 0 if made else 3 * len(table) * e.height * e.width
-    wants = {
+            exists = im.store_files(table, root, e.height, e.width)[1].is_file()
+            stores[key] = 0 if exists else 3 * len(table) * e.height * e.width
+    sizes = {
         "results": (results_root(), kept + jobs * passing),
         "decoded images": (data_root(), sum(stores.values())),
     }
-    said, on = [], {}
-    for what, (place, size) in wants.items():
-        there = next(p for p in (place, *place.parents) if p.exists())
-        free, others = shutil.disk_usage(there).free, on.get(there.stat().st_dev, 0)
-        said.append(f"{what} {gb(size)} in {place} ({gb(free)} free)")
+    texts, on_device = [], {}  # both may lie on one disk: their sizes are then added up
+    for what, (place, size) in sizes.items():
+        folder = next(p for p in (place, *place.parents) if p.exists())
+        free, others = shutil.disk_usage(folder).free, on_device.get(folder.stat().st_dev, 0)
+        texts.append(f"{what} {gb(size)} in {place} ({gb(free)} free)")
         if (size := size + others) > free:
             raise ValueError(
                 f"{gb(size)} are needed on the disk of {place}, {gb(free)} are free: clear some, or let VTLIB_RESULTS "
                 "and VTLIB_DATA name folders on larger disks"
             )
-        on[there.stat().st_dev] = size
-    return "; ".join(said)
+        on_device[folder.stat().st_dev] = size
+    return "; ".join(texts)
 
 
 def gb(size: float) -> str:
+    """Bytes as text, in GB."""
     return f"{size / 1e9:.1f} GB"
 
 
 def speed(root: Path, todo: list[Experiment], work: dict[str, Work]) -> Speed:
-    """Time a few steps of each shape, the commonest first, until PROBE seconds are over; earlier measurements count.
+    """Time some steps of each shape, the commonest first, until PROBE seconds are over.
 
-    A shape that was not measured takes as long an image as the measured ones do on the whole, now and in later calls.
+    Timings of earlier calls on the same device, precision, threads, versions and commit count. A shape that was not
+    timed is taken to need as much time for an image as the timed ones do together, in this call and in later ones.
+    Args: root: the profile's results folder; todo: runs to make; work: of works().
     """
     shapes = {}
     for e in todo:
@@ -224,36 +246,39 @@ def speed(root: Path, todo: list[Experiment], work: dict[str, Work]) -> Speed:
     order = sorted(shapes, key=lambda shape: -sum(work[e.run_id].steps for e in shapes[shape]))
     remembered, facts = recall(root), environment(todo[0].device, todo[0].precision)
     origin = {k: facts[k] for k in ("device", "precision", "threads", "versions", "commit")}
-    known = remembered.get("probe", {})
-    if known.get("origin") != origin:
-        known = {"origin": origin, "measured": facts["finished"], "steps": {}, "scaled": []}
+    timings = remembered.get("probe", {})
+    if timings.get("origin") != origin:
+        timings = {"origin": origin, "measured": facts["finished"], "steps": {}, "scaled": []}
     start = time.perf_counter()
     for n, shape in enumerate(order):
-        if shape in known["steps"] or shape in known["scaled"]:
+        if shape in timings["steps"] or shape in timings["scaled"]:
             continue
-        if (left := PROBE - (time.perf_counter() - start)) <= 0 and known["steps"]:
-            known["scaled"].append(shape)
+        if (left := PROBE - (time.perf_counter() - start)) <= 0 and timings["steps"]:
+            timings["scaled"].append(shape)
             continue
-        known["steps"][shape], image = probe(shapes[shape][0], left / (len(order) - n))
+        timings["steps"][shape], image = probe(shapes[shape][0], left / (len(order) - n))
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the runs are other processes
-        known.setdefault("image", image)
-    keep(root, remembered | {"probe": known})
+            torch.cuda.empty_cache()  # frees the GPU's memory for the runs, which are other processes
+        timings.setdefault("image", image)
+    keep(root, remembered | {"probe": timings})
     images = {shape: images_of(shapes[shape][0]) for shape in order}
-    measured = [shape for shape in order if shape in known["steps"]]
-    pace = sum(known["steps"][shape] for shape in measured) / sum(images[shape] for shape in measured)
-    steps = {shape: known["steps"].get(shape, pace * images[shape]) for shape in order}
-    return Speed(steps, len(measured), known["image"])
+    measured = [shape for shape in order if shape in timings["steps"]]
+    seconds_per_image = sum(timings["steps"][shape] for shape in measured) / sum(images[shape] for shape in measured)
+    steps = {shape: timings["steps"].get(shape, seconds_per_image * images[shape]) for shape in order}
+    return Speed(steps, len(measured), timings["image"])
 
 
 def images_of(e: Experiment) -> int:
-    """Images of one step."""
+    """Number of images in one training step."""
     return 2 * e.identities_per_batch * e.images_per_identity
 
 
 def probe(e: Experiment, budget: float) -> tuple[float, float]:
-    """Seconds of a training step of a run, on its device and its data, and of an image in evaluation mode."""
+    """Seconds of a training step of a run, and of one image in evaluation mode, on its device and with its data.
+
+    Args: e: the run's experiment; budget: seconds that both timings may take together.
+    """
     table, store = runs.load_data(e)
     rows, device = table[table.split == "train"], devices.pick(e.device)
     torch.backends.cudnn.benchmark = True  # as in training
@@ -273,18 +298,19 @@ def probe(e: Experiment, budget: float) -> tuple[float, float]:
 
 
 def timed(call: Callable, wait: Callable, budget: float, most: int = 20, clock=time.perf_counter) -> float:
-    """Seconds of a call once it is warm: the mean of as many, `most` at the most, as `budget` seconds have room for.
+    """Seconds of one call: the mean over as many calls, at most `most`, as fit into `budget` seconds.
 
-    Args: wait: called with the result, returns when the device has it: after each of two first calls, of which the
-        second counts where there is no room for more, and then once after the last.
+    Two calls come first and are not in the mean, because first calls are slow; where no more fit, the second counts.
+    Args: call: what to time; wait: called with its result, returns when the device has computed it: after each of the
+        first two calls, and then once after the last; budget: seconds; most: calls; clock: seconds, for tests.
     """
-    begun = clock()
+    begin = clock()
     for _ in range(2):
         start = clock()
         wait(call())
-        one = clock() - start
-    if (count := min(most, int((budget - (clock() - begun)) / max(one, 1e-9)))) < 1:
-        return one
+        second = clock() - start
+    if (count := min(most, int((budget - (clock() - begin)) / max(second, 1e-9)))) < 1:
+        return second
     start = clock()
     for _ in range(count):
         out = call()
@@ -293,18 +319,18 @@ def timed(call: Callable, wait: Callable, budget: float, most: int = 20, clock=t
 
 
 def hours(todo: list[Experiment], work: dict[str, Work], speed: Speed, jobs: int) -> str:
-    """Hours of training and of evaluation, on what device, and what the estimate rests on."""
+    """A sentence on the time of training and of evaluation, on which device, and what the estimate rests on.
+
+    Args: todo: runs to make; work: of works(); speed: of speed(); jobs: runs at a time, 0 where it is not known yet.
+    """
     training = sum(work[e.run_id].steps * speed.steps[fields_of(e, SHAPE)] for e in todo)
     evaluation = sum(work[e.run_id].images * speed.image for e in todo)
-    device, threads, cores = (
-        environment(todo[0].device, todo[0].precision)["device"],
-        torch.get_num_threads(),
-        resources.cores(),
-    )
+    device = environment(todo[0].device, todo[0].precision)["device"]
+    threads, cores = torch.get_num_threads(), resources.cores()
     beside = f"{jobs} runs at a time" if jobs else "as many runs at a time as the first one shows to fit"
     if device.startswith("cuda"):
         text = f"about {hms(training + evaluation)} of {device}, one run after the other; {beside} share it"
-    else:  # the cores that the probe left idle work too
+    else:  # the runs use all cores, the timing used only `threads` of them
         training, evaluation = (seconds * threads / cores for seconds in (training, evaluation))
         text = f"about {hms(training + evaluation)} of all {cores} cores ({device}), {beside}"
     steps, kinds = sum(work[e.run_id].steps for e in todo), len(speed.steps)
@@ -316,5 +342,5 @@ def hours(todo: list[Experiment], work: dict[str, Work], speed: Speed, jobs: int
 
 
 def hms(seconds: float) -> str:
-    """Seconds in the unit that a reader plans with."""
+    """Seconds as text, in hours or minutes."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

@@ -1,8 +1,9 @@
-"""The graph of a profile: its jobs as data for the Snakefile, one job in a process of its own, what became of them all.
+"""The graph of a profile: which jobs there are, what each waits for, and what became of them.
 
-Under results/<profile>/: plan.json, the jobs; jobs/<name>.json, what each did last, and .log, what it said;
-notebooks/<name>.json, the stamp of an executed notebook; summary.csv, the last call job by job. A run is done when its
-metrics.json is there, a notebook when its stamp is of all that it was made from.
+Snakemake runs the graph (Snakefile beside this file), each job in a process of its own (job.py). The files under
+results/<profile>/: plan.json, the jobs; jobs/<name>.json, the last record of a job, and jobs/<name>.log, what it
+printed; notebooks/<name>.json, the stamp of an executed notebook; summary.csv, one row for each job of the last call.
+A run is done when its metrics.json exists, a notebook when its stamp fits all that the notebook was made from.
 """
 
 import csv
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from .. import files
 from ..common import NOTEBOOKS, data_root, results_root, shown, unknown
@@ -19,41 +21,74 @@ from ..files import digest, read_json, write_json
 from . import resources
 
 PACKAGE = Path(__file__).parents[1]
-TRAIN = NOTEBOOKS / "10_train.ipynb"
-LAST = "9"  # a notebook whose name starts so reads all the others
+TRAIN = NOTEBOOKS / "10_train.ipynb"  # executed once for each run; all other notebooks show results
+LAST = "9"  # a notebook whose name starts with this reads all other notebooks' tables, so it runs after them
+ALL_RUNS = "*"  # the entry of a notebook's needs that stands for all runs
+PUT_BACK = "put the notebook back, as by git checkout"  # end of the sentence on a notebook that cannot be read
 COLUMNS = ("what", "state", "seconds", "GB", "GPU GB", "notebook", "reason", "name", "rule")
-# Variables by which a user changes how Python, Jupyter or Snakemake work; those of KEPT say where packages lie
+# Variables whose names start so change how Python, Jupyter or Snakemake work. Jobs do not see them, except those of
+# KEPT, which say where packages lie.
 HABITS = ("PYTHON", "JUPYTER", "IPYTHON", "IPYKERNEL", "JPY_", "MPLBACKEND", "SNAKEMAKE_PROFILE")
 KEPT = ("PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX")
 KEPT += ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONHASHSEED")
-# all that Snakemake shares but its cache of sources, which it would keep in a home folder that may not be writable
+# What Snakemake shares between processes: everything but its cache of sources, which lies in the home folder, and that
+# may not be writable.
 SHARED = ("persistence", "input-output", "software-deployment", "sources", "storage-local-copies")
-DRAWN = "41_synvt"  # of sets that the project draws itself: no part of a profile whose sets are real
+DRAWN = "41_synvt"  # it shows sets that the project draws itself; profile `paper` has real sets alone
 
 
-def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> dict:
-    """The jobs of some tables, figures ("S1.T3") or notebooks ("20_ablation"), by default of all: plan.json.
+class Job(TypedDict):
+    """One job. All paths but `source` and `file` are relative to the profile's results folder."""
 
-    {"profile", "data" and "root", the roots of data and results, "results", the profile's folder, and "jobs": {name:
-    {"rule", "what", "output", "needs", "target"}}, of notebooks also "source", "parameters", "notebook", "writes"};
-    outputs, needs, notebooks and writes are relative to results. A plan of the same code, notebooks and roots is read,
-    not made again, except of `paper`, which depends on the sets that are there.
+    rule: str  # rule of the Snakefile: data, weights, train or notebook
+    what: str  # what the job makes, in words; of rule data the name of the set
+    output: str  # the file that the job writes last: when it exists, the job is done
+    needs: list[str]  # outputs of other jobs, which have to be done before
+    target: bool  # whether the call asked for this job, and not only another job that needs it
+    data: NotRequired[str]  # train: name of the data set
+    backbone: NotRequired[str]  # weights: name of the network that is pre-trained,
+    file: NotRequired[str]  # and the file that its weights are written to
+    source: NotRequired[str]  # train, notebook: the notebook to execute,
+    parameters: NotRequired[dict]  # its parameters,
+    notebook: NotRequired[str]  # and its executed copy
+    writes: NotRequired[list[str]]  # notebook: the tables that it writes
+
+
+class Plan(TypedDict):
+    """The content of plan.json. Paths are absolute, because jobs run in another folder."""
+
+    key: str  # digest of all that the plan was made from
+    profile: str
+    results: str  # the profile's results folder
+    file: str  # name of this file in that folder
+    data: str  # folder of all data sets
+    root: str  # folder of all results
+    jobs: dict[str, Job]  # by name; each job comes after those that it needs
+
+
+def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> Plan:
+    """The jobs of some targets, written as plan.json, or read from it where it fits.
+
+    A plan of the same code, notebooks and folders is read and not made again, except on profile `paper`, whose plan
+    depends on which data sets there are.
+    Args: profile; targets: tables, figures ("S1.T3") or notebooks ("20_ablation"), none: all; name: of the file.
+    Raises: as jobs().
     """
-    roots = {"data": str(data_root()), "root": str(results_root())}  # absolute: jobs run in another folder
+    roots = {"data": str(data_root()), "root": str(results_root())}
     precision = os.environ.get("VTLIB_PRECISION", "")
     results = results_root() / profile
     key = digest([*code(), *sorted(NOTEBOOKS.glob("*.ipynb"))], [profile, sorted(targets), roots, precision])
     if profile != "paper" and (old := remembered(results / name)).get("key") == key:
         return old
-    made = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}
-    made["jobs"] = jobs(profile, list(targets))
+    new = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}
+    new["jobs"] = jobs(profile, list(targets))
     results.mkdir(parents=True, exist_ok=True)
-    write_json(results / name, made)
-    return made
+    write_json(results / name, new)
+    return new
 
 
 def remembered(path: Path) -> dict:
-    """The JSON object of a file that can be made again; {} where it is absent, cut or empty."""
+    """The JSON object in a file that can be made again; {} where the file is absent, cut or empty."""
     try:
         return read_json(path)
     except (ValueError, FileNotFoundError):
@@ -65,80 +100,99 @@ def code() -> list[Path]:
     return sorted([*PACKAGE.rglob("*.py"), *PACKAGE.glob("weights/*"), *PACKAGE.glob("tuned/*")])
 
 
-def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str, dict]:
-    """The targets' jobs and those that they need, by name, as `plan` describes them; `absent`: also without data.
+def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str, Job]:
+    """The jobs of some targets and all jobs that these need, by name.
 
-    Raises: ValueError for an unknown target.
+    Args: profile; targets: as plan(); absent: also runs whose data set is not there.
+    Raises: ValueError for an unknown profile or target, or a notebook that does not state its needs.
     """
-    from ..config import parameters, resolve_profile
+    from .. import config
+    from ..methods import METHODS
     from ..suite import items
 
-    resolve_profile(profile)  # an unknown one stops here
-    views = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
+    config.resolve_profile(profile)  # raises for an unknown one
+    notebooks = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if path != TRAIN}
     if profile == "paper":
-        views.pop(DRAWN)
+        notebooks.pop(DRAWN)
     for target in targets:
-        if target not in items.ITEMS and target not in views:
-            raise ValueError(unknown("table, figure or notebook", target, [*items.ITEMS, *views]))
-    every, of_item, of_method = {}, {}, {}
+        if target not in items.ITEMS and target not in notebooks:
+            raise ValueError(unknown("table, figure or notebook", target, [*items.ITEMS, *notebooks]))
+    by_name, runs_of = {}, {ALL_RUNS: []}  # jobs; and outputs of runs, by entry of a notebook's needs
     for e in items.experiments(profile, items.ITEMS, absent=absent):
-        needs, done, given = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", parameters(e)
-        every[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
+        needs, output, parameters = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", config.parameters(e)
+        by_name[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
         if e.weights == "synvt" and (file := weights(e.backbone)):
             needs.append(f"data/{e.backbone}.json")
-            every[e.backbone] = {"rule": "weights", "what": f"weights of {e.backbone}", "output": needs[1], "needs": []}
-            every[e.backbone] |= {"backbone": e.backbone, "file": file}
-        changed = {k.removeprefix("losses."): v for k, v in given["overrides"].items() if k != "precision"}
+            start = {"what": f"weights of {e.backbone}", "backbone": e.backbone, "file": file}
+            by_name[e.backbone] = {"rule": "weights", "output": needs[1], "needs": [], **start}
+        changed = {k.removeprefix("losses."): v for k, v in parameters["overrides"].items() if k != "precision"}
         extra = "".join(f", {k} {v}" for k, v in changed.items())
         what = {"what": f"{e.method} on {e.data}, seed {e.seed}{extra}", "data": e.data}
-        book = executed(TRAIN, given, f"runs/{e.run_id}/{TRAIN.name}")
-        every[e.run_id] = {"rule": "train", "output": done, "needs": needs, **what, **book}
-        of_method.setdefault(e.method, []).append(done)
+        to_execute = executed(TRAIN, parameters, f"runs/{e.run_id}/{TRAIN.name}")
+        by_name[e.run_id] = {"rule": "train", "output": output, "needs": needs, **what, **to_execute}
+        for entry in (ALL_RUNS, e.method):
+            runs_of.setdefault(entry, []).append(output)
     for item in items.ITEMS:
-        of_item[item] = [every[e.run_id]["output"] for e in items.experiments(profile, [item], absent=absent)]
-    for name, path in views.items():
-        named = reads(path, of_item) or reads(path, of_method) or [run for runs in of_method.values() for run in runs]
-        others = [f"notebooks/{other}.json" for other in views if not other.startswith(LAST)]
-        every[name] = {
+        runs_of[item] = [by_name[e.run_id]["output"] for e in items.experiments(profile, [item], absent=absent)]
+    for name, path in notebooks.items():
+        if name.startswith(LAST):
+            needs = [f"notebooks/{other}.json" for other in notebooks if not other.startswith(LAST)]
+        else:
+            entries = stated_needs(path, [ALL_RUNS, *items.ITEMS, *METHODS])
+            needs = list(dict.fromkeys(run for entry in entries for run in runs_of.get(entry, [])))
+        by_name[name] = {
             "rule": "notebook",
             "what": name,
             "output": f"notebooks/{name}.json",
-            "needs": others if name.startswith(LAST) else named,
-            "writes": [f"report/{item}.csv" for item, of in items.ITEMS.items() if of.notebook == name],
+            "needs": needs,
+            "writes": [f"report/{key}.csv" for key, item in items.ITEMS.items() if item.notebook == name],
             **executed(path, {"profile": profile}, f"notebooks/{name}.ipynb"),
         }
-    outputs = {file for t in targets for file in of_item.get(t, [f"notebooks/{t}.json"])}
-    for about in every.values():
-        about["target"] = about["output"] in outputs or (not targets and about["rule"] in ("train", "notebook"))
-    needed, grown = set(), {about["output"] for about in every.values() if about["target"]}
-    while grown - needed:
-        needed |= grown
-        grown = {file for about in every.values() if about["output"] in needed for file in about["needs"]}
-    return {name: about for name, about in every.items() if about["output"] in needed}
+    outputs = {file for t in targets for file in runs_of.get(t, [f"notebooks/{t}.json"])}
+    for job in by_name.values():
+        job["target"] = job["output"] in outputs or (not targets and job["rule"] in ("train", "notebook"))
+    needed, found = set(), {job["output"] for job in by_name.values() if job["target"]}
+    while found - needed:  # the needs of the targets, then the needs of these, until there are no more
+        needed |= found
+        found = {file for job in by_name.values() if job["output"] in needed for file in job["needs"]}
+    return {name: job for name, job in by_name.items() if job["output"] in needed}
 
 
 def wanted(profile: str, targets: list[str]) -> list:
-    """The experiments of some targets, those too whose data set is not at hand. ValueError: unknown target."""
+    """The experiments of some targets, also those whose data set is not there. Raises: as jobs()."""
     from ..config import of_parameters
 
-    every = jobs(profile, targets, absent=True).values()
-    return [of_parameters(about["parameters"]) for about in every if about["rule"] == "train"]
+    every_job = jobs(profile, targets, absent=True).values()
+    return [of_parameters(job["parameters"]) for job in every_job if job["rule"] == "train"]
 
 
-def executed(source: Path, given: dict, target: str) -> dict:
-    """What a job needs to execute a notebook."""
-    return {"source": str(source), "parameters": given, "notebook": target}
+def executed(source: Path, parameters: dict, target: str) -> dict:
+    """The entries of a job that executes a notebook."""
+    return {"source": str(source), "parameters": parameters, "notebook": target}
 
 
-def reads(path: Path, runs_of: dict[str, list[str]]) -> list[str]:
-    """The runs of the tables and figures, or of the methods, that a notebook's code names in double quotes."""
-    cells = read_json(path, "put the notebook back, as by git checkout")["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return list(dict.fromkeys(run for name, runs in runs_of.items() if f'"{name}"' in text for run in runs))
+def stated_needs(path: Path, known: list[str]) -> list[str]:
+    """What a notebook states in its metadata, {"vtlib": {"needs": [...]}}, about the runs that it reads.
+
+    An entry is a table or figure ("S1.T3"), a method ("cmdc": all its runs), or ALL_RUNS.
+    Args: path: of the notebook; known: all entries that there can be.
+    Raises: ValueError naming the notebook where it states nothing, or naming also an entry that is unknown.
+    """
+    stated = read_json(path, PUT_BACK).get("metadata", {}).get("vtlib")
+    needs = stated.get("needs") if isinstance(stated, dict) else None
+    if not isinstance(needs, list):
+        raise ValueError(
+            f'{shown(path)} does not state what it needs: add "vtlib": {{"needs": ["S1.T3"]}} to its metadata, with '
+            f'the tables, figures or methods whose runs it reads, or "{ALL_RUNS}" for all runs'
+        )
+    for entry in needs:
+        if entry not in known:
+            raise ValueError(f"{shown(path)} needs an {unknown('table, figure or method', entry, known)}")
+    return needs
 
 
 def weights(backbone: str) -> str | None:
-    """The file of a backbone's start that the graph makes; None for one that ships."""
+    """The file of a backbone's start that a job of the graph makes; None for a start that ships with the package."""
     from .. import backbones
 
     file = backbones.weights_file(backbone, "synvt")
@@ -146,36 +200,44 @@ def weights(backbone: str) -> str | None:
 
 
 def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bool = False, more=()) -> int:
-    """Make what is missing, print the table of what ran, was cached or failed; 0 where nothing failed.
+    """Make what is missing, and print a table of what ran, was cached or failed.
 
-    Args: at_a_time: runs beside each other, 0 for as many as fit; cluster: a Snakemake executor instead of this
-        machine; dry: print the plan alone; more: further options of Snakemake, which win.
+    Args: profile; targets: as plan(); at_a_time: how many runs side by side, 0: as many as fit; cluster: a Snakemake
+        executor to use instead of this machine; dry: only print the plan; more: further options of Snakemake, which
+        win over ours.
+    Returns: 0 where nothing failed. Raises: as jobs(); RuntimeError where another process works on this profile.
     """
     start, results = time.time(), results_root() / profile
     if not results.is_dir():
-        jobs(profile, list(targets))  # an unknown profile or target leaves no folder behind
+        jobs(profile, list(targets))  # an unknown profile or target raises here, before a folder is made
     with nullcontext() if dry else alone(results):
-        made = plan(profile, targets, "dry-run.json" if dry else "plan.json")  # jobs that run now read theirs
+        # a dry run has a file of its own, because jobs that run now read plan.json
+        this_plan = plan(profile, targets, "dry-run.json" if dry else "plan.json")
         if not dry:
-            recheck(made)
-        cached = up_to_date(made, dry)
-        counts = [(rule, [n for n, j in made["jobs"].items() if j["rule"] == rule]) for rule in ("train", "notebook")]
-        parts = [f"{len(of)} {rule}s, {sum(n in cached for n in of)} done" for rule, of in counts if of]
-        print(f"{profile}: {'; '.join(parts).replace('train', 'run')}", flush=True)
-        left = [n for n, j in made["jobs"].items() if j["target"] and n not in cached]
+            recheck(this_plan)
+        cached = up_to_date(this_plan, dry)
+        counts = []
+        for rule, noun in (("train", "runs"), ("notebook", "notebooks")):
+            if names := [name for name, job in this_plan["jobs"].items() if job["rule"] == rule]:
+                counts.append(f"{len(names)} {noun}, {sum(name in cached for name in names)} done")
+        print(f"{profile}: {'; '.join(counts)}", flush=True)
+        left = [name for name, job in this_plan["jobs"].items() if job["target"] and name not in cached]
         code = used = 0
         if left:
-            code, used = work(made, left, at_a_time, cluster, dry, list(more))
+            code, used = work(this_plan, left, at_a_time, cluster, dry, list(more))
     if dry:
         return code
-    rows = summary(made, cached, start)
-    print(table(made, rows, used, time.time() - start))
+    rows = summary(this_plan, cached, start)
+    print(table(this_plan, rows, used, time.time() - start))
     return 1 if code or any(row["state"] not in ("ran", "cached") for row in rows) else 0
 
 
 @contextmanager
 def alone(results: Path) -> Iterator[None]:
-    """One graph a profile: a lock that the system lets go if the process dies, whatever killed it."""
+    """Hold the lock of a profile: one process works on it at a time. The system frees the lock when the process dies.
+
+    Raises: RuntimeError where another process holds it.
+    """
     results.mkdir(parents=True, exist_ok=True)
     holder = results / "graph.pid"
     try:
@@ -187,32 +249,36 @@ def alone(results: Path) -> Iterator[None]:
         raise RuntimeError(f"process {pid} works on {shown(results)}: wait for it, or stop it") from None
 
 
-def recheck(made: dict) -> None:
-    """Set finished runs aside whose data was written again since and is not the same: they are made anew."""
-    for about in made["jobs"].values():
-        done = Path(made["results"], about["output"])
-        if about["rule"] != "train" or not done.is_file():
+def recheck(plan: Plan) -> None:
+    """Rename the folders of finished runs whose data set was written again and differs, so that they are made again."""
+    for job in plan["jobs"].values():
+        metrics = Path(plan["results"], job["output"])
+        if job["rule"] != "train" or not metrics.is_file():
             continue
-        stated = Path(made["data"], about["data"], "synvt.json")  # of an embedded set; nothing writes the others
-        if stated.is_file() and stated.stat().st_mtime > done.stat().st_mtime:
+        spec = Path(plan["data"], job["data"], "synvt.json")  # only of a drawn set: nothing of ours writes the others
+        if spec.is_file() and spec.stat().st_mtime > metrics.stat().st_mtime:
             from ..config import of_parameters
             from ..runs import Run, is_done
 
-            with files.lock(done.parent.with_suffix(".lock")):
-                if is_done(Run(of_parameters(about["parameters"]), done.parent)):
-                    os.utime(done)
+            with files.lock(metrics.parent.with_suffix(".lock")):
+                if is_done(Run(of_parameters(job["parameters"]), metrics.parent)):
+                    os.utime(metrics)  # the data is the same: it is not compared again by the next call
 
 
-def up_to_date(made: dict, dry: bool = False) -> set[str]:
-    """Names of jobs whose output is there and right; unless dry, a notebook's stamp of anything else is removed."""
-    results, right = Path(made["results"]), set()
-    for name, about in made["jobs"].items():  # in the order of their needs
-        output = results / about["output"]
-        if about["rule"] in ("data", "weights"):  # looked at again whenever a run is to be made
+def up_to_date(plan: Plan, dry: bool = False) -> set[str]:
+    """Names of the jobs whose output exists and is right. Unless dry, outputs that are wrong are removed.
+
+    A notebook's output is right if its stamp is what it would be now, a run's if it holds a JSON object. Jobs of data
+    and weights are never up to date: they look at their files whenever a run is to be made.
+    """
+    results, right = Path(plan["results"]), set()
+    for name, job in plan["jobs"].items():  # a job's needs come before it, so a removed one makes it wrong too
+        output = results / job["output"]
+        if job["rule"] in ("data", "weights"):
             wrong = True
-        elif about["rule"] == "notebook" and output.is_file():  # one of nothing, {}, is right for nothing
-            wrong = (remembered(output) or None) != stamp(results, about)
-        else:  # a record that is cut or empty is none
+        elif job["rule"] == "notebook" and output.is_file():
+            wrong = (remembered(output) or None) != stamp(results, job)  # an empty stamp, {}, is never right
+        else:
             wrong = not remembered(output)
         if not wrong:
             right.add(name)
@@ -221,47 +287,56 @@ def up_to_date(made: dict, dry: bool = False) -> set[str]:
     return right
 
 
-def stamp(results: Path, about: dict) -> dict:
-    """What an executed notebook is of: its source, parameters, the package, what it needs, and its tables.
+def stamp(results: Path, job: Job) -> dict:
+    """Digest of all that an executed notebook depends on; {} where some of it is missing.
 
-    A call of the notebook with other parameters writes other tables over these: they are then put back.
+    That is its source and parameters, the package, its needs, and also the tables that it writes: a call of the
+    notebook with other parameters writes over these, and the graph then makes them again.
     """
-    needs = [results / need for need in (*about["needs"], *about["writes"])]
-    if not all(need.is_file() for need in needs):
+    paths = [results / path for path in (*job["needs"], *job["writes"])]
+    if not all(path.is_file() for path in paths):
         return {}
-    return {"key": digest([Path(about["source"]), *code(), *needs], about["parameters"])}
+    return {"key": digest([Path(job["source"]), *code(), *paths], job["parameters"])}
 
 
-def work(made: dict, left: list[str], at_a_time: int, cluster: str, dry: bool, more: list[str]):
-    """Call Snakemake for what is left; returns its exit code and what was used of this machine."""
-    results, peak = Path(made["results"]), resources.peak_memory_of_finished(Path(made["results"]))
+def work(plan: Plan, left: list[str], at_a_time: int, cluster: str, dry: bool, more: list[str]):
+    """Call Snakemake for the jobs that are left.
+
+    Returns: its exit code, and a sentence on how much of this machine was used (0 on a cluster).
+    """
+    results, peak = Path(plan["results"]), resources.peak_memory_of_finished(Path(plan["results"]))
     memory = {"mem_mb": int(1000 * 1.2 * peak.get("host", resources.GUESS))}
     if cluster:
-        given = {"threads": 2, "cores": 2, "gpu": int(made["profile"] in ("gpu", "paper")), **memory}
-        account = [] if any("slurm_account" in m for m in more) else ["--slurm-no-account"]
+        settings = {"threads": 2, "cores": 2, "gpu": int(plan["profile"] in ("gpu", "paper")), **memory}
+        account = [] if any("slurm_account" in option for option in more) else ["--slurm-no-account"]
         slurm = [*account, "--slurm-status-command", "squeue"] if cluster == "slurm" else []
         options = ["--executor", cluster, "--jobs", str(at_a_time or 100), "--retries", "2", *slurm]
-        return snakemake(made, [], given, [*options, *["--dry-run"] * dry, *more]), 0
+        return snakemake(plan, [], settings, [*options, *["--dry-run"] * dry, *more]), 0
     with resources.watched() as used:
         fit = at_a_time or resources.places(peak)
-        if fit == resources.UNKNOWN and not dry:  # on a GPU the first run is made alone: it tells how many fit
-            first = [made["jobs"][n]["output"] for n in left if made["jobs"][n]["rule"] == "train"][:1]
-            alone = {"threads": resources.cores(), "cores": resources.cores(), "gpu": 1, **memory}
-            snakemake(made, first, alone, ["--cores", str(resources.cores()), "--shared-fs-usage", *SHARED])
+        if fit == resources.UNKNOWN and not dry:  # on a GPU the first run is made alone: its memory tells how many fit
+            first = [plan["jobs"][n]["output"] for n in left if plan["jobs"][n]["rule"] == "train"][:1]
+            settings = {"threads": resources.cores(), "cores": resources.cores(), "gpu": 1, **memory}
+            snakemake(plan, first, settings, ["--cores", str(resources.cores()), "--shared-fs-usage", *SHARED])
             fit = resources.places(resources.peak_memory_of_finished(results))
         fit = max(1, fit)
-        given = {"threads": max(1, resources.cores() // fit), "cores": resources.cores(), "gpu": 1, **memory}
+        settings = {"threads": max(1, resources.cores() // fit), "cores": resources.cores(), "gpu": 1, **memory}
         options = ["--cores", str(max(fit, resources.cores())), "--resources", f"gpu={fit}"]
         options += ["--shared-fs-usage", *SHARED]
-        if dry:  # nothing was removed, so what is there and wrong is named
-            wrong = [about["output"] for n, about in made["jobs"].items() if n in left and about["rule"] != "train"]
+        if dry:  # up_to_date() removed no wrong output, so Snakemake has to be told which ones to make again
+            wrong = [job["output"] for n, job in plan["jobs"].items() if n in left and job["rule"] != "train"]
             options += ["--dry-run", *["--forcerun", *wrong] * bool(wrong)]
-        code = snakemake(made, [], given, [*options, *more])
+        code = snakemake(plan, [], settings, [*options, *more])
     return code, f"{fit} runs at a time; {used}"
 
 
-def snakemake(made: dict, targets: list[str], given: dict, options: list[str]) -> int:
-    """Snakemake in this process, so that nothing of it outlives a kill; its exit code. KeyboardInterrupt: Ctrl-C."""
+def snakemake(plan: Plan, targets: list[str], settings: dict, options: list[str]) -> int:
+    """Run Snakemake in this process, so that killing this process leaves no Snakemake behind.
+
+    Args: plan; targets: files to make, none: those of rule `all`; settings: entries of the Snakefile's config;
+        options: of Snakemake's command line.
+    Returns: its exit code. Raises: KeyboardInterrupt on Ctrl-C.
+    """
     import psutil
     from snakemake.cli import main
 
@@ -269,79 +344,76 @@ def snakemake(made: dict, targets: list[str], given: dict, options: list[str]) -
 
     def stop(number, frame):
         stopped.append(number)
-        for child in psutil.Process().children(recursive=True):  # else Snakemake waits for them
+        for child in psutil.Process().children(recursive=True):  # else Snakemake waits until they end by themselves
             child.terminate()
         raise KeyboardInterrupt
 
-    # the plan is named from the folder that Snakemake works in: a whole path might be read as YAML, or as a wildcard
-    config = [f"{name}={value}" for name, value in {"plan": made["file"], **given}.items()]
-    here, habits, before = Path.cwd(), dict(os.environ), signal.signal(signal.SIGINT, stop)
-    # a file that is there is whole, so no job is "incomplete"; and `alone` has the lock
+    # The plan is named from the folder that Snakemake works in: a whole path may hold signs of YAML or of a wildcard.
+    config = [f"{name}={value}" for name, value in {"plan": plan["file"], **settings}.items()]
+    folder, variables, handler = Path.cwd(), dict(os.environ), signal.signal(signal.SIGINT, stop)
+    # outputs are written whole, so a file that exists is complete; and alone() is lock enough
     rules = ["--ignore-incomplete", "--keep-incomplete", "--nolock", "--keep-going", "--rerun-triggers", "mtime"]
-    place = [
-        "--snakefile",
-        str(Path(__file__).with_name("Snakefile")),
-        "--directory",
-        made["results"],
-        "--scheduler",
-        "greedy",
-    ]
+    place = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--directory", plan["results"]]
     quiet = ["--quiet", "host", "reason", "--workflow-profile", "none"]
     try:
         set_environment(environment())
-        main([*targets, *place, *rules, *quiet, *options, "--config", *config])
+        main([*targets, *place, "--scheduler", "greedy", *rules, *quiet, *options, "--config", *config])
     except SystemExit as end:
         if stopped:
             raise KeyboardInterrupt from None
         return int(end.code or 0)
     finally:
-        os.chdir(here)
-        set_environment(habits)
-        signal.signal(signal.SIGINT, before)
+        os.chdir(folder)
+        set_environment(variables)
+        signal.signal(signal.SIGINT, handler)
 
 
 def environment() -> dict[str, str]:
-    """The variables of a job and of a kernel: this process's own, less HABITS, and with this very package found first.
+    """The environment variables of jobs and kernels: this process's without HABITS, with this very package found first.
 
-    Else a start-up file, a warning made an error, a folder of modules or a kernel of another Python would reach a
-    result, or stop it, that the same call makes elsewhere.
+    Otherwise a user's start-up file, a warning turned into an error, a folder of modules or a kernel of another Python
+    could change a result, or stop a job that runs elsewhere.
     """
     kept = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(HABITS)}
-    given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    # a kernel drops the first path where that is the current folder: the notebooks' folder holds no module
-    paths = os.pathsep.join([str(NOTEBOOKS), str(PACKAGE.parent), *given])
+    own = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    # A kernel drops the first path if it is the current folder. The notebooks' folder holds no module: it may be lost.
+    paths = os.pathsep.join([str(NOTEBOOKS), str(PACKAGE.parent), *own])
     return kept | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
 
 def set_environment(variables: dict[str, str]) -> None:
-    """Make these the variables of this process, and of what it starts."""
+    """Make these, and no others, the environment variables of this process and of what it starts."""
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)
 
 
-def summary(made: dict, cached: set[str], start: float) -> list[dict]:
-    """One row a job, of COLUMNS, also as summary.csv: what ran, was cached or failed since `start`, and why."""
-    results, rows = Path(made["results"]), []
-    for name, about in made["jobs"].items():
-        said = remembered(results / "jobs" / f"{name}.json")
-        made_before = said.get("started", 0) < start
-        if name in cached or (made_before and (results / about["output"]).is_file()):  # or by a job of a killed call
-            said |= {"state": "cached", "reason": ""}
-        elif made_before and (text := last_line(results / "jobs" / f"{name}.log", start)):
-            said = {"state": "failed", "reason": text}  # before it wrote a record
-        elif made_before:
-            if about["rule"] in ("data", "weights"):  # nothing needed it
+def summary(plan: Plan, cached: set[str], start: float) -> list[dict]:
+    """One row of COLUMNS for each job, also written as summary.csv: whether it ran, was cached or failed, and why.
+
+    Args: plan; cached: names of jobs that were up to date before; start: time of the call, seconds since 1970.
+    """
+    results, rows = Path(plan["results"]), []
+    for name, job in plan["jobs"].items():
+        record = remembered(results / "jobs" / f"{name}.json")
+        of_earlier_call = record.get("started", 0) < start
+        # an output may also come from a job that lived on after its call was killed
+        if name in cached or (of_earlier_call and (results / job["output"]).is_file()):
+            record |= {"state": "cached", "reason": ""}
+        elif of_earlier_call and (text := last_line(results / "jobs" / f"{name}.log", start)):
+            record = {"state": "failed", "reason": text}  # it failed before it wrote its record
+        elif of_earlier_call:
+            if job["rule"] in ("data", "weights"):  # no run had to be made, so nothing needed it
                 continue
-            needs = [j for j in made["jobs"].values() if j["output"] in about["needs"]]
-            lacks = [j["what"] for j in needs if not (results / j["output"]).is_file()]
-            said = {"state": "not run", "reason": f"needs {'; '.join(lacks[:2])}" if lacks else "not started"}
-        row = {"what": about["what"], "name": name, "rule": about["rule"], "notebook": ""}
-        if about["rule"] == "train":
-            said["GPU GB"] = remembered(results / about["output"]).get("peak_memory", {}).get("device", "")
-        if (path := results / about.get("notebook", "none")).is_file():
+            needs = [other for other in plan["jobs"].values() if other["output"] in job["needs"]]
+            lacking = [need["what"] for need in needs if not (results / need["output"]).is_file()]
+            record = {"state": "not run", "reason": f"needs {'; '.join(lacking[:2])}" if lacking else "not started"}
+        row = {"what": job["what"], "name": name, "rule": job["rule"], "notebook": ""}
+        if job["rule"] == "train":
+            record["GPU GB"] = remembered(results / job["output"]).get("peak_memory", {}).get("device", "")
+        if (path := results / job.get("notebook", "none")).is_file():
             row["notebook"] = shown(path)
-        rows.append({column: row.get(column, said.get(column, "")) for column in COLUMNS})
+        rows.append({column: row.get(column, record.get(column, "")) for column in COLUMNS})
     with (results / "summary.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS)
         writer.writeheader()
@@ -350,25 +422,28 @@ def summary(made: dict, cached: set[str], start: float) -> list[dict]:
 
 
 def last_line(log: Path, start: float) -> str:
-    """The last line with words of a log that was written since `start`, else ""."""
+    """The last line with words of a log; "" for a log that was not written since `start`, or is not there."""
     if not log.is_file() or log.stat().st_mtime < int(start):  # some file systems keep whole seconds
         return ""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return next((line.removeprefix("vtlib: ") for line in reversed(lines) if line), "it said nothing")
 
 
-def table(made: dict, rows: list[dict], used: str, seconds: float) -> str:
-    """What is printed in the end: a row a job that was not cached, then each table's and figure's verdict."""
-    results, of_gpu = Path(made["results"]), any(row["GPU GB"] for row in rows)
-    shorter = [column for column in COLUMNS[:7] if column != "GPU GB" or of_gpu]
-    lines = [shorter] + [[str(row[c]) for c in shorter] for row in rows if row["state"] != "cached"]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+def table(plan: Plan, rows: list[dict], used: str, seconds: float) -> str:
+    """The text printed at the end: a row for each job that was not cached, then the verdict of each table and figure.
+
+    Args: plan; rows: of summary(); used: sentence of work(), or 0; seconds: that the call took.
+    """
+    results, has_gpu = Path(plan["results"]), any(row["GPU GB"] for row in rows)
+    columns = [column for column in COLUMNS[:7] if column != "GPU GB" or has_gpu]
+    lines = [columns] + [[str(row[c]) for c in columns] for row in rows if row["state"] != "cached"]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ran", "cached", "failed", "not run"))
     text = [*text * (len(lines) > 1), f"{counts}: {shown(results / 'summary.csv')}"]
     page = [f"  {shown(file)} is the report on one page" for file in (results / "notebooks").glob(f"{LAST}*.html")]
-    text += ["", f"{made['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
+    text += ["", f"{plan['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
     verdicts = sorted((results / "report").glob("*.txt"))
     text += [f"  {file.stem}: {' '.join(file.read_text().splitlines()[:1])}" for file in verdicts]
     return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])

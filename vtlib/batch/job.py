@@ -1,4 +1,4 @@
-"""One job of a plan: a data set, a start, a run's notebook or a notebook of results, with a record of it."""
+"""One job of a plan: make a data set or weights, or execute a notebook; with a record of what became of it."""
 
 import os
 import socket
@@ -12,49 +12,59 @@ from pathlib import Path
 from ..common import shown
 from ..files import read_json, write_json
 from ..memory import peak_host_memory
-from .graph import LAST, environment, stamp
+from .graph import LAST, Job, environment, stamp
 
 
 def make(path: Path, name: str) -> None:
-    """One job of a plan, with a record of it under jobs/, written before and after. Raises what stops the job."""
-    made = read_json(path, "give the command again, which makes it anew")
-    if name not in made.get("jobs", {}) or made["jobs"][name].get("rule") not in RULES:
+    """Do one job of a plan. Its record under jobs/ is written before, in case the process is killed, and after.
+
+    Args: path: of plan.json; name: of the job in it.
+    Raises: ValueError where the plan has no such job; whatever stops the job.
+    """
+    plan = read_json(path, "give the command again, which makes it anew")
+    if name not in plan.get("jobs", {}) or plan["jobs"][name].get("rule") not in RULES:
         raise ValueError(
             f"{shown(path)} has no job {name!r}: a later call has made another plan; give the command again"
         )
 
-    about, results, start = made["jobs"][name], Path(made["results"]), time.time()
-    os.environ |= {"VTLIB_DATA": made["data"], "VTLIB_RESULTS": made["root"]}
-    record, row = results / "jobs" / f"{name}.json", {"started": start, "state": "failed"}
-    record.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, row | {"reason": "its process was killed, or the machine ran out of memory"})
+    job, results, start = plan["jobs"][name], Path(plan["results"]), time.time()
+    os.environ |= {"VTLIB_DATA": plan["data"], "VTLIB_RESULTS": plan["root"]}
+    path, record = results / "jobs" / f"{name}.json", {"started": start, "state": "failed"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record | {"reason": "its process was killed, or the machine ran out of memory"})
     try:
-        RULES[about["rule"]](results, about)
-        row |= {"state": "ran", "reason": ""}
+        RULES[job["rule"]](results, job)
+        record |= {"state": "ran", "reason": ""}
     except BaseException as error:
-        row["reason"] = " ".join(str(error).split()) or type(error).__name__
+        record["reason"] = " ".join(str(error).split()) or type(error).__name__
         raise
     finally:
-        write_json(record, row | {"seconds": round(time.time() - start, 1), "GB": round(peak_host_memory(), 2)})
+        write_json(path, record | {"seconds": round(time.time() - start, 1), "GB": round(peak_host_memory(), 2)})
 
 
-def make_data(results: Path, about: dict) -> None:
+def make_data(results: Path, job: Job) -> None:
+    """Draw a SynVT set if it is not there, or find a real one."""
     from .. import runs
 
-    folder = runs.data_folder(about["what"])
-    write_json(results / about["output"], {"folder": str(folder)})
+    folder = runs.data_folder(job["what"])
+    write_json(results / job["output"], {"folder": str(folder)})
 
 
-def make_weights(results: Path, about: dict) -> None:
+def make_weights(results: Path, job: Job) -> None:
+    """Pre-train the weights that runs start from, if their file is not there."""
     from .. import pretrain
 
-    if not (file := Path(about["file"])).is_file():
-        pretrain.make(about["backbone"], file)
-    write_json(results / about["output"], {"file": about["file"]})
+    if not (file := Path(job["file"])).is_file():
+        pretrain.make(job["backbone"], file)
+    write_json(results / job["output"], {"file": job["file"]})
 
 
-def execute(path: Path, target: Path, given: dict) -> None:
-    """papermill in the current folder; a failing cell is one sentence that names it and the kept notebook."""
+def execute(path: Path, target: Path, parameters: dict) -> None:
+    """Execute a notebook by papermill, in the current folder; the copy is kept also where a cell fails.
+
+    Args: path: of the notebook; target: of its executed copy; parameters: values by name.
+    Raises: RuntimeError, one sentence that names the failed cell, or says that the kernel was killed, and the copy.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -62,12 +72,12 @@ def execute(path: Path, target: Path, given: dict) -> None:
     with kernel_folder() as (folder, sockets):
         config = Config()
         config.KernelManager.connection_file = f"{folder}/kernel.json"
-        if sockets:  # no port is raced for
+        if sockets:  # two kernels that start at once may choose the same port, but never the same socket file
             config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{folder}/k"
         options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
         options |= {"kernel_manager_class": own_kernel(folder), "start_timeout": 600}
         try:
-            papermill.execute_notebook(literal(path), literal(target), given, **options)
+            papermill.execute_notebook(literal(path), literal(target), parameters, **options)
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(
                 f"{path}: cell [{error.exec_count}]: {error.ename}: {error.evalue} (kept: {shown(target)})"
@@ -80,13 +90,16 @@ def execute(path: Path, target: Path, given: dict) -> None:
 
 
 def literal(path: Path) -> str:
-    """A path for papermill, which takes what stands in braces for the name of a parameter."""
+    """A path for papermill, which would take a word in braces for the name of a parameter."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextmanager
 def kernel_folder() -> Iterator[tuple[str, bool]]:
-    """A folder of one kernel for the time of a `with`, in TMPDIR or else /tmp, and whether sockets can lie in it."""
+    """Make a folder for the files of one kernel, and remove it at the end of the `with`.
+
+    Yields: the folder, in TMPDIR or else in /tmp, and whether it can hold socket files.
+    """
     places = [place for place in (tempfile.gettempdir(), "/tmp") if os.access(place, os.W_OK)]
     for place in places:
         with tempfile.TemporaryDirectory(prefix="vt", dir=place, ignore_cleanup_errors=True) as folder:
@@ -96,7 +109,7 @@ def kernel_folder() -> Iterator[tuple[str, bool]]:
 
 
 def holds_sockets(folder: str) -> bool:
-    """Whether sockets can lie in a folder: the path of one has some 100 bytes, and not every file system has them."""
+    """Whether a folder can hold socket files: their path has at most some 100 bytes, and not all file systems do."""
     if not hasattr(socket, "AF_UNIX"):  # Windows
         return False
     try:
@@ -108,7 +121,7 @@ def holds_sockets(folder: str) -> bool:
 
 
 def own_kernel(folder: str) -> type:
-    """The manager of a kernel of this very interpreter and environment(), whatever kernels and settings a user has."""
+    """A kernel manager that starts this very interpreter with environment(), whatever kernels a user has installed."""
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -122,14 +135,15 @@ def own_kernel(folder: str) -> type:
     return OwnKernel
 
 
-def make_notebook(results: Path, about: dict) -> None:
-    execute(Path(about["source"]), results / about["notebook"], about["parameters"])
-    if Path(about["notebook"]).name.startswith(LAST):
+def make_notebook(results: Path, job: Job) -> None:
+    """Execute the notebook of a run, or a notebook of results. The run itself writes a run's output."""
+    execute(Path(job["source"]), results / job["notebook"], job["parameters"])
+    if Path(job["notebook"]).name.startswith(LAST):
         from ..suite import report
 
-        report.page(results / about["notebook"])
-    if about["rule"] == "notebook":
-        write_json(results / about["output"], stamp(results, about))
+        report.page(results / job["notebook"])
+    if job["rule"] == "notebook":
+        write_json(results / job["output"], stamp(results, job))
 
 
 RULES = {"data": make_data, "weights": make_weights, "train": make_notebook, "notebook": make_notebook}

@@ -1,4 +1,4 @@
-"""What this machine holds: cores, memory, and how much of both a suite of runs used."""
+"""Cores and memory of this machine, how many runs fit on it, and how much of it the runs used."""
 
 import os
 import shutil
@@ -13,18 +13,18 @@ import psutil
 
 from ..files import read_json
 
-GUESS = 2.0  # GB of memory that a run on a CPU takes, until one is finished: the cpu profile's take 1 to 1.5
-SPARE = 0.9  # share of the free memory to fill
-UNKNOWN = 0  # places() on a GPU before any run is finished
+GUESS = 2.0  # GB of memory that a run is assumed to take until one is finished; runs of profile cpu take 1 to 1.5
+SPARE = 0.9  # share of the free memory that runs may fill
+UNKNOWN = 0  # what places() returns on a GPU before any run is finished
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> float:
-    """GB of memory that this process may still take, by the machine and by the limit of its control group."""
+    """GB of memory that this process may still take: the smaller of the machine's and its control group's."""
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     if (group / "memory.max").is_file() and (limit := (group / "memory.max").read_text().strip()) != "max":
@@ -33,9 +33,10 @@ def free_memory() -> float:
 
 
 def places(peak: Mapping[str, float]) -> int:
-    """How many runs fit beside each other: one a core, no more than memory holds; UNKNOWN on a GPU before the first.
+    """How many runs fit side by side: at most one on each core, and no more than memory holds; at least 1.
 
-    Args: peak: GB that a finished run took at most, on the "host" and on the "device"; {} before the first.
+    Args: peak: most GB that a finished run took, of the "host" and of the "device" (GPU); {} before the first one.
+    Returns: the number; UNKNOWN on a GPU where no run has told how much of its memory it takes.
     """
     fit = min(cores(), int(SPARE * free_memory() / peak.get("host", GUESS)))
     import torch
@@ -48,16 +49,16 @@ def places(peak: Mapping[str, float]) -> int:
 
 
 def peak_memory_of_finished(root: Path) -> dict[str, float]:
-    """The most that any finished run under `root`/runs took, as device.peak_memory() said it; {} before the first."""
-    said = []
+    """Most GB that any finished run under `root`/runs took, by place ("host", "device"); {} before the first one."""
+    peaks = []
     for path in root.glob("runs/*/metrics.json"):
-        with suppress(ValueError, FileNotFoundError):  # one that cannot be read says nothing here
-            said.append(read_json(path).get("peak_memory", {}))
-    return {where: max(s[where] for s in said if where in s) for where in sorted({w for s in said for w in s})}
+        with suppress(ValueError, FileNotFoundError):  # a file that cannot be read counts for nothing here
+            peaks.append(read_json(path).get("peak_memory", {}))
+    return {place: max(p[place] for p in peaks if place in p) for place in sorted({key for p in peaks for key in p})}
 
 
 class Used:
-    """Wall time, share of the cores' time that child processes took, and of the time in which a GPU was busy."""
+    """What was used during watched(): seconds, share of all cores' time, and samples of the GPU's load in percent."""
 
     def __init__(self):
         self.start, self.before, self.busy, self.seconds, self.share = time.perf_counter(), children(), [], 0.0, 0.0
@@ -68,28 +69,31 @@ class Used:
 
 
 def children() -> float:
-    """Seconds of processor time that finished child processes have taken."""
+    """Seconds of processor time that all finished child processes took together."""
     used = os.times()
     return used.children_user + used.children_system
 
 
 @contextmanager
 def watched(every: float = 5.0) -> Iterator[Used]:
-    """Measure what happens inside a `with`; the load of a GPU, of the first one, is what nvidia-smi says."""
-    used, over, ask = Used(), Event(), shutil.which("nvidia-smi")
-    call = [ask, "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    """Measure what is used during a `with`; its end fills in seconds and share.
 
-    def look() -> None:
-        while ask and not over.wait(every):
-            said = subprocess.run(call, capture_output=True, text=True).stdout.strip()
-            used.busy += [int(said)] if said.isdecimal() else []
+    Args: every: seconds between two looks at the load of the first GPU, which nvidia-smi tells.
+    """
+    used, over, program = Used(), Event(), shutil.which("nvidia-smi")
+    command = [program, "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 
-    watcher = Thread(target=look, daemon=True)
-    watcher.start()
+    def sample() -> None:
+        while program and not over.wait(every):
+            load = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+            used.busy += [int(load)] if load.isdecimal() else []
+
+    sampler = Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         yield used
     finally:
         over.set()
-        watcher.join()
+        sampler.join()
         used.seconds = time.perf_counter() - used.start
         used.share = (children() - used.before) / (used.seconds * cores())

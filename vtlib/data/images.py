@@ -1,4 +1,4 @@
-"""Images as one array: decoded once, read from a memory map, augmented in batches, drawn P identities x K images."""
+"""The images of a table as one array: decoded once into a file, the store, and read from a memory map of it."""
 
 import errno
 import hashlib
@@ -19,49 +19,52 @@ from ..common import data_root, user_path
 from ..files import NO_ROOM, read_json, whole, write_json
 from .datasets import in_threads, picture
 
-DECODING = 2  # counts the ways to decode an image: a store of another way is not read
+DECODING = 2  # version of the decoding: raise it when a pixel changes, and older stores are no longer read
 
 
 @dataclass(frozen=True)
 class Store:
-    """pixels: (N, 3, H, W) uint8, read-only, row i = row i of the table. digest: sha256 of the files behind it."""
+    """The decoded images of one table at one size."""
 
-    pixels: np.memmap
-    digest: str
+    pixels: np.memmap  # (N, 3, H, W) uint8, read-only; row i belongs to row i of the table
+    digest: str  # sha256 of paths and contents of the image files: see store()
 
 
 def store(table: pd.DataFrame, root: str | Path, height: int, width: int, *, cache: str | Path | None = None) -> Store:
-    """All images of a table at one size, decoded on the first call and mapped from `cache` afterwards.
+    """All images of a table at one size: decoded by the first call, mapped from the cache folder by later ones.
 
-    A store belongs to its size and listing (folder, paths, and of each file size, times and number on its disk); where
-    one changes, as after a copy of the folder, the images are decoded anew. The digest depends on paths and bytes
-    alone: that of the text `sha256sum` prints for the files, sorted by path. SYSU-MM01 at 288 x 144 (45 thousand
-    images) takes 5.6 GB on disk, and of memory what the system has to spare.
+    The file name of a store depends on the image size and on folder, paths, and each file's size, times and inode. When
+    one of them changes, as in a copy of the folder, the images are decoded again. The digest depends on paths and
+    contents alone: it is the sha256 of what `sha256sum` prints for the files, sorted by path. SYSU-MM01 at 288 x 144
+    (45 thousand images) takes 5.6 GB on disk; memory is used only as far as the system has some to spare.
 
-    Args: table: column path; root: the folder paths are relative to; height, width: pixels;
-        cache: folder of the stores, by default .store in the data root.
-    Raises: ValueError naming a file that cannot be decoded; FileNotFoundError for one that is missing; OSError, one
-        sentence, where the stores' disk is full or cannot be written.
+    Args: table: with a column path; root: the folder that paths start from; height, width: pixels;
+        cache: folder of the stores, by default .store in data_root().
+    Raises: ValueError naming a file that cannot be decoded, or for an empty table; FileNotFoundError for a missing
+        file; OSError, one sentence, if the cache's disk is full or cannot be written.
     """
     pixels, record = store_files(table, root, height, width, cache)
     shape = (len(table), 3, height, width)
-    if (found := _open(pixels, record, shape)) is None:
+    if (opened := _open(pixels, record, shape)) is None:
         _build(user_path(root), table.path.tolist(), shape, pixels, record)
-        if (found := _open(pixels, record, shape)) is None:
+        if (opened := _open(pixels, record, shape)) is None:
             raise OSError(f"{pixels} cannot be read back: look after its disk, or let VTLIB_DATA name another folder")
-    return found
+    return opened
 
 
 def store_files(
     table: pd.DataFrame, root: str | Path, height: int, width: int, cache: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """Where the pixels and the record of a store lie, or will lie: arguments and errors of store()."""
+    """The two files of a store, which need not exist yet: its pixels (.npy), and its record (.json) with the digest.
+
+    Args, Raises: as for store().
+    """
     root, paths = user_path(root), table.path.tolist()
     if not paths:
         raise ValueError(f"{root}: the table is empty, there is no image to decode")
     listing = [DECODING, str(root), height, width]
     for path in paths:
-        # size and modification time alone stay as they were where two files change places
+        # Two files that swap names may agree in size and modification time: ctime and inode tell them apart.
         stat = (root / path).stat()
         listing.append((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     key = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:24]
@@ -70,16 +73,16 @@ def store_files(
 
 
 def _open(pixels: Path, record: Path, shape: tuple[int, ...]) -> Store | None:
-    """A store that is whole; None for one that is not there, or cut or spoilt since: it is only a cache."""
+    """The store, or None if it is missing or damaged: it is a cache, so the caller decodes the images again."""
     try:
         array, digest = np.lib.format.open_memmap(pixels, mode="r"), read_json(record)["digest"]
-    except Exception:  # NumPy raises many kinds for a broken file
+    except Exception:  # NumPy raises many types for a broken file
         return None
     return Store(array, digest) if (array.shape, array.dtype) == (shape, np.uint8) and isinstance(digest, str) else None
 
 
 def _build(root: Path, paths: list[str], shape: tuple[int, ...], pixels: Path, record: Path) -> None:
-    """Decode under a name of its own, then move: whoever comes second moves the same bytes over the first."""
+    """Decode into a file of another name, then rename it. Of two processes, the second puts the same bytes in place."""
     with _writing(pixels.parent, root, int(np.prod(shape))), whole(pixels) as part:
         pixels.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
@@ -95,28 +98,28 @@ def _build(root: Path, paths: list[str], shape: tuple[int, ...], pixels: Path, r
         array.flush()
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     with _writing(pixels.parent, root, int(np.prod(shape))):
-        write_json(record, {"digest": digest, "root": str(root), "size": shape[2:]})  # last: with it the store is whole
+        write_json(record, {"digest": digest, "root": str(root), "size": shape[2:]})  # last: it makes the store valid
 
 
 def _reserve(file: Path) -> None:
-    """Take the disk space of a file: a write into a memory map that finds none kills the process without a word."""
+    """Reserve the disk space of a file. A write to a memory map on a full disk would kill the process silently."""
     if not hasattr(os, "posix_fallocate"):
         return
-    with open(file, "r+b") as opened:
+    with open(file, "r+b") as stream:
         try:
-            os.posix_fallocate(opened.fileno(), 0, os.path.getsize(file))
+            os.posix_fallocate(stream.fileno(), 0, os.path.getsize(file))
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # what a file system without it says
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # the file system cannot reserve
                 raise
 
 
 @contextmanager
 def _writing(folder: Path, root: Path, size: int) -> Iterator[None]:
-    """One sentence where the stores' disk is full or cannot be written."""
+    """Turn the OSError of a full or read-only disk under `folder` into one sentence; size: bytes that a store takes."""
     try:
         yield
     except OSError as error:
-        inside = error.filename is None or Path(error.filename).is_relative_to(folder)
+        inside = error.filename is None or Path(error.filename).is_relative_to(folder)  # not an image that is read
         if inside and error.errno in NO_ROOM:
             need, repair = f"need {size / 1e9:.3g} GB", "clear some, or let VTLIB_DATA name a folder on a larger disk"
         elif inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
@@ -127,15 +130,18 @@ def _writing(folder: Path, root: Path, size: int) -> Iterator[None]:
 
 
 def _pixels(data: bytes, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """(3, H, W) uint8: bilinear over the whole footprint of a target pixel (antialiased). Raises: as picture()."""
+    """One image as (3, H, W) uint8, resized with Pillow's antialiased bilinear filter; size: (H, W)."""
     return np.asarray(picture(data, path).image.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 def reader(pixels: np.ndarray, rows: np.ndarray, device: str) -> Callable[[np.ndarray], Tensor]:
-    """A function from an index (n,) into `rows` to these images, (n, 3, H, W) uint8 on the device.
+    """A function that takes an index (n,) into `rows` and returns these images, (n, 3, H, W) uint8, on the device.
 
-    On a GPU all of them are loaded once where they take at most half of its free memory (the 34,167 training images of
-    SYSU-MM01 at 288 x 144 take 4.3 GB); else, and on a CPU, they are read from the memory map.
+    On a GPU, all images of `rows` are loaded once if they take at most half of its free memory (the 34,167 training
+    images of SYSU-MM01 at 288 x 144 take 4.3 GB). Otherwise each call reads the memory map.
+
+    Args: pixels: (N, 3, H, W) uint8, of a store; rows: rows of `pixels`; device: "cpu", or "cuda" with or without a
+        number.
     """
     if not device.startswith("cuda"):
         return lambda index: torch.from_numpy(pixels[rows[index]]).to(device)

@@ -1,4 +1,4 @@
-"""Distances and cosines of rows, whatever their size; which rows are of whom, and their centres."""
+"""Distances and cosines of rows, whatever their size; which rows are of which identity, and the identities' centres."""
 
 from math import inf
 
@@ -7,57 +7,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def power_of_two(most: Tensor) -> Tensor:
-    """The power of two at or below each number (...) >= 0; 1 for 0, NaN for NaN and infinity.
-
-    Numbers divided by it lie around 1, where their squares neither overflow (in float32 those of 2e19 do) nor vanish
-    (those of 1e-23 do), and lose no digit, as only their exponents change.
+def magnitude(*tensors: Tensor, dim: int | None = None) -> Tensor:
+    """The power of two at or below the largest absolute value in some tensors, (); along a dimension with `dim`.
+    1 for zeros, NaN where a number is not finite; a constant for the gradient. Numbers divided by it lose no digit, and
+    their squares neither overflow (in float32 those of 2e19 do) nor vanish (those of 1e-23 do).
     """
+    most = torch.stack([torch.linalg.vector_norm(x.detach(), inf, dim, dim is not None) for x in tensors]).amax(0)
     return torch.where(most == 0, 1, most / (2 * torch.frexp(most).mantissa))
 
 
-def magnitude(*tensors: Tensor) -> Tensor:
-    """power_of_two() of the largest absolute value in some tensors, (); a constant for the gradient."""
-    return power_of_two(torch.stack([torch.linalg.vector_norm(x.detach(), inf) for x in tensors]).amax())
-
-
 def unit(x: Tensor) -> Tensor:
-    """The rows of x (..., D) at length 1, however long they are; zeros stay, and a row that is not finite is NaN."""
-    scale = power_of_two(torch.linalg.vector_norm(x.detach(), inf, dim=-1, keepdim=True))
-    return F.normalize(x / scale, dim=-1)
+    """The rows of x (..., D) at length 1; rows of zeros stay zeros, and a row that is not finite becomes NaN."""
+    return F.normalize(x / magnitude(x, dim=-1), dim=-1)
 
 
 def length(x: Tensor) -> Tensor:
     """Euclidean lengths (...) of the rows of x (..., D)."""
-    scale = magnitude(x)
-    return torch.linalg.vector_norm(x / scale, dim=-1) * scale
+    return torch.linalg.vector_norm(x / (scale := magnitude(x)), dim=-1) * scale
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances (..., N, M) of the rows of a (..., N, D) and b (..., M, D), of magnitude() 1.
-
-    |a - b|^2 = |a|^2 + |b|^2 - 2 ab costs one matrix product. The rows are first moved to a common centre, since far
-    from the origin the squares would leave no digits for their difference. A difference that is within the rounding of
-    the squares is zero; NaN stays NaN.
+    |a - b|^2 = |a|^2 + |b|^2 - 2 ab costs one matrix product. The rows are first moved to a common centre: far from the
+    origin the squares would leave no digits for their difference. One within their rounding becomes 0; NaN stays NaN.
     """
     shift = a.detach().mean(-2, keepdim=True)
-    if a is b:
-        product = gram(a - shift)
-        left = right = product.diagonal(dim1=-2, dim2=-1)
-    else:
-        a, b = a - shift, b - shift
-        product, left, right = a @ b.mT, a.square().sum(-1), b.square().sum(-1)
-    squares = left[..., :, None] + right[..., None, :]
+    left = a - shift
+    right = left if a is b else b - shift
+    product = left @ right.mT
+    norms = 2 * [product.diagonal(dim1=-2, dim2=-1)] if a is b else [x.square().sum(-1) for x in (left, right)]
+    squares = norms[0][..., :, None] + norms[1][..., None, :]
     square = squares - 2 * product
     rounding = 32 * torch.finfo(square.dtype).eps * squares  # the largest seen was 20 eps, at D = 2,048
     return torch.where(square <= rounding, 0, square)
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (..., N, M) of the rows of a and b; the gradient is zero where two rows coincide.
-
-    The root never sees a zero: its slope there is infinite and would turn a zero into NaN in the backward pass.
-    Any size of numbers will do; all is NaN if one of them is not finite.
+    """Euclidean distances (..., N, M) of the rows of a and b, of any size; all NaN if a number is not finite.
+    The gradient is zero where two rows coincide: the root never sees a zero, whose infinite slope would give NaN.
     """
     scale = magnitude(a) if a is b else magnitude(a, b)
     left = a / scale
@@ -72,12 +59,9 @@ def gram(x: Tensor) -> Tensor:
 
 
 def cosine_of(dot: Tensor) -> Tensor:
-    """Cosine similarities (..., N, N) from dot products of rows of magnitude() 1; 0 with a row of zeros.
-
-    A row of zeros counts as of length 1, so that the root, whose slope at zero is infinite, sees no zero.
-    """
+    """Cosine similarities (..., N, N) from dot products of rows of magnitude() 1; 0 with a row of zeros."""
     square = dot.diagonal(dim1=-2, dim2=-1)
-    lengths = torch.where(square == 0, 1, square).sqrt()
+    lengths = torch.where(square == 0, 1, square).sqrt()  # the slope of the root at zero is infinite
     return dot / (lengths[..., :, None] * lengths[..., None, :])
 
 
@@ -87,17 +71,14 @@ def to_device_of(x: Tensor, features: Tensor) -> Tensor:
 
 
 def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows each identity has in each modality: member (2, P, N) bool, visible first; identities (P,) sorted.
-
-    The third, index (N,), is the place of each row's identity among them. member and index are on the device of the
-    features, identities on that of the labels.
-
-    Args: a batch as check_batch() returns it.
-    Raises: ValueError naming an identity that lacks a modality, or that is alone where `least` is 2.
+    """Which rows each identity has in each modality, visible first: mask (2, P, N), identities (P,), index (N,).
+    index is the place of each row's identity in the sorted identities; these stay on the device of the labels.
+    Args: features: only their device is read; labels, modality (N,) int64; least: 2 if one identity is too few.
+    Raises: ValueError naming an identity that lacks a modality, or is alone where `least` is 2.
     """
     identities, index = labels.unique(return_inverse=True)
-    mine = index == torch.arange(len(identities), device=index.device)[:, None]  # (P, N)
-    member = torch.stack([mine & (modality == m) for m in (0, 1)])
+    own = index == torch.arange(len(identities), device=index.device)[:, None]  # (P, N)
+    member = torch.stack([own & (modality == m) for m in (0, 1)])
     if (lacking := ~member.any(2)).any():
         m, i = lacking.nonzero()[0].tolist()
         name = ("visible", "thermal")[m]
@@ -108,23 +89,20 @@ def members(features: Tensor, labels: Tensor, modality: Tensor, least: int = 1) 
 
 
 def centres(features: Tensor, member: Tensor) -> Tensor:
-    """Mean feature of every identity in each modality, (..., 2, P, D), visible then thermal, S1 section 3.2, S2 Eq. 1.
-
-    Args: features (..., N, D); member (2, P, N) of members(): the centre is a mean over the batch.
-    """
+    """Centres (..., 2, P, D), visible first, of features (..., N, D), S1 section 3.2, S2 Eq. 1; member of members()."""
     member = member.to(features.dtype)
     return member @ features[..., None, :, :] / member.sum(2, keepdim=True)
 
 
 def between_identities(centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances d(c_i^m, c_j^m') of every identity i, (2, P, D) -> (P, 4P), and which of them have j != i."""
+    """Distances d(c_i^m, c_j^m') of every identity i, (2, P, D) -> (P, 4P), and a mask of those with j != i."""
     p = centre.shape[1]
     between = pairwise_distance(centre.flatten(0, 1), centre.flatten(0, 1)).view(2, p, 2, p)
-    other = ~torch.eye(p, dtype=torch.bool, device=centre.device)[:, None, None].expand(p, 2, 2, p)
+    other = ~torch.eye(p, device=centre.device).bool()[:, None, None].expand(p, 2, 2, p)
     return between.transpose(0, 1).flatten(1), other.flatten(1)
 
 
 def nearest_other_centre(centre: Tensor) -> Tensor:
     """min over j != i, m, m' of d(c_i^m, c_j^m') for every identity i: (2, P, D) -> (P,)."""
     between, other = between_identities(centre)
-    return between.masked_fill(~other, torch.inf).amin(1)
+    return between.masked_fill(~other, inf).amin(1)

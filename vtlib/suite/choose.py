@@ -1,6 +1,6 @@
-"""The lists and counts that a notebook is asked for, checked before any work: one sentence that names the parameter.
+"""Check the parameters of a notebook before any work: an error is one sentence that names the parameter.
 
-launch.strict() checks names and types of parameters; what is in a list, and how large a count may be, is checked here.
+launch.strict() checks names and types of parameters. This file checks what is in a list, and how large a count is.
 """
 
 import math
@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 
 def names(parameter: str, wanted: list, known: Iterable[str], *, or_all: bool = False) -> list[str]:
-    """The names in a list parameter, each one of `known`; `or_all`: an empty list takes all of them.
+    """Check the names in a list parameter, and return them.
 
-    Raises: ValueError on an empty list (without or_all), an unknown name, a name given twice, or no text.
+    Args: parameter: its name; wanted: its value; known: the names that there are; or_all: an empty list means all.
+    Raises: ValueError for an empty list (without or_all), an unknown name, a name that is there twice or is no text.
     """
     known = list(known)
     if or_all and not wanted:
@@ -25,15 +26,15 @@ def names(parameter: str, wanted: list, known: Iterable[str], *, or_all: bool = 
 
 
 def rows(parameter: str, wanted: list, table: dict[str, list], **options) -> dict[str, list]:
-    """The rows of a table that a list parameter names, as names() checks them, in the order of the table."""
+    """The rows of a table that a list parameter names, in the order of the table. options, Raises: of names()."""
     chosen = names(parameter, wanted, table, **options)
     return {row: group for row, group in table.items() if row in chosen}
 
 
 def numbers(parameter: str, wanted: list, *, whole: bool = False) -> list:
-    """The numbers in a list parameter, 0 or more, as floats, or as whole numbers.
+    """Check the numbers in a list parameter, which are 0 or more; return them as floats, or (whole) as they are.
 
-    Raises: ValueError on an empty list, a number given twice, or one that is negative, not finite, or no number.
+    Raises: ValueError for an empty list, a number that is there twice, is negative or not finite, or is no number.
     """
     kind = "whole number" if whole else "number"
     check(parameter, wanted, f"give at least one {kind}")
@@ -46,7 +47,7 @@ def numbers(parameter: str, wanted: list, *, whole: bool = False) -> list:
 
 
 def texts(parameter: str, wanted: list) -> list[str]:
-    """The texts in a list parameter, which may be empty. Raises: ValueError on anything else, or one given twice."""
+    """Check the texts in a list parameter, which may be empty. Raises: ValueError for no text, or one that is twice."""
     for value in wanted:
         if not (isinstance(value, str) and value):
             raise ValueError(f"{parameter} has {value!r}, which is no text")
@@ -56,35 +57,40 @@ def texts(parameter: str, wanted: list) -> list[str]:
 
 
 def count(parameter: str, value: int, least: int = 1) -> int:
-    """A count parameter. Raises: ValueError below the least."""
+    """Check a count parameter, and return it. Raises: ValueError where it is below the least."""
     if value < least:
         raise ValueError(f"{parameter}={value} is too few: give {least} or more")
     return value
 
 
-def check(parameter: str, wanted: list, instead: str) -> None:
-    """Raise ValueError where a list parameter is empty, or has an entry twice."""
+def check(parameter: str, wanted: list, remedy: str) -> None:
+    """Raises: ValueError where a list parameter is empty (its sentence ends with `remedy`), or has an entry twice."""
     if not wanted:
-        raise ValueError(f"{parameter} is empty: {instead}")
+        raise ValueError(f"{parameter} is empty: {remedy}")
     if twice := [value for i, value in enumerate(wanted) if value in wanted[:i]]:
         raise ValueError(f"{parameter} has {twice[0]!r} twice: give it once")
 
 
 def data(dataset: str, name: str) -> dict[str, str]:
-    """The fields `dataset` and `data` of an experiment from the two parameters; an empty name takes the profile's set.
+    """The fields `dataset` and `data` of an experiment, from the parameters of these names.
 
-    Raises: ValueError on an unknown layout, and where the layout is `folder` and no folder is named.
+    Args: dataset: layout; name: of the set, empty: the profile's own set.
+    Raises: ValueError for an unknown layout, and where the layout is `folder` and no folder is named.
     """
-    known = ("sysu", "regdb", "folder")
-    if dataset not in known:
-        raise ValueError(f"dataset is {dataset!r}: choose one of {', '.join(known)}")
+    layouts = ("sysu", "regdb", "folder")
+    if dataset not in layouts:
+        raise ValueError(f"dataset is {dataset!r}: choose one of {', '.join(layouts)}")
     if dataset == "folder" and not name:
         raise ValueError("dataset is 'folder' and data is empty: name the folder of your images, as data=FOLDER")
     return {"dataset": dataset} | ({"data": name} if name else {})
 
 
 def fields(overrides: dict, parameters: Iterable[str]) -> dict:
-    """The overrides of an experiment's fields. Raises: ValueError where one of them is a parameter of its own."""
+    """Check `overrides`, other fields of an experiment, and return them.
+
+    Args: overrides: values by field; parameters: fields that the notebook has parameters for.
+    Raises: ValueError where overrides has one of these.
+    """
     if twice := [name for name in overrides if name in parameters]:
         raise ValueError(f"overrides has {twice[0]!r}, which is a parameter of its own: set that one")
     return overrides

@@ -1,8 +1,9 @@
-"""Is one system better than another? Paired differences, their doubt over people and over seeds, and a verdict.
+"""Is one system better than another? Differences between paired runs, their standard error, and a verdict.
 
-A difference has two doubts of its own. Would other people have shown it? The spread over the test people answers.
-Would another start have shown it? The spread over runs paired by seed answers. A verdict asks both (`verdict`), and
-knows how many others are given beside it; calibrate.py measures how often it is wrong.
+Two runs are a pair if they share seed and split. A difference is uncertain for two reasons: other test people might not
+have shown it, which the spread over people tells, and other seeds might not have, which the spread over pairs tells. A
+verdict weighs both, and the number of verdicts in the same report. Its rule is RULE: all notebooks and reports print it
+from here. calibrate.py measures how often the rule is wrong.
 """
 
 import math
@@ -15,11 +16,23 @@ from ..runs import METRICS, Run
 
 LEVEL = 0.95  # of the intervals that are shown
 FAMILY = 0.01  # chance of any wrong *holds* among all comparisons of a report, and of any wrong *fails*
-SAME = 1.0  # percent points: a gain that surely lies within +- this is none; set before any was measured
-# Standard deviation over seeds of a difference of two systems, percent points, where a profile's is known: median over
-# the comparisons of three pairs (`python -m vtlib.launch calibrate`). Three pairs alone say next to nothing of it
+SAME = 1.0  # percent points: systems whose difference surely is smaller are equivalent; set before any was measured
+# Profile -> standard deviation of a difference over seeds, percent points: the median over all comparisons of three
+# pairs (`python -m vtlib.launch calibrate`), because the three pairs of one comparison are too few to estimate it
 SEED_SD = {"cpu": {"rank1": 0.66, "mAP": 0.50}}
-VERDICTS = {  # the words of a verdict, and what each says; the same words in every notebook and report
+
+
+def lines(words: dict[str, str]) -> str:
+    """Words and their meanings as a list in Markdown."""
+    return "\n".join(f"- *{word}*: {means}" for word, means in words.items())
+
+
+def folded(title: str, text: str) -> str:
+    """Markdown that shows its title alone until a reader clicks on it."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+VERDICTS = {  # the words of a verdict, in every notebook and report, and what each means
     "holds": "the system is ahead, for other people of this kind and for other seeds too",
     "holds on one seed": "the people say so, or a curve; what another seed would give is not known for this profile",
     "fails": "the system is behind: the opposite of the claim holds",
@@ -31,7 +44,7 @@ VERDICTS = {  # the words of a verdict, and what each says; the same words in ev
     "judged; the numbers stand beside it",
     "not measured": "one of the two systems is not rebuilt here, or this profile leaves its data out",
 }
-SIZES = {  # the printed gain beside the interval of the measured one
+SIZES = {  # how a printed gain lies beside the interval of the measured one
     "printed size inside": "the interval of the measured gain has the printed gain in it",
     "smaller": "the whole interval lies below the printed gain: a claim that holds then holds in sign alone",
     "larger": "the whole interval lies above the printed gain",
@@ -48,7 +61,10 @@ RULE = (
     "set: *size* says whether it lies inside the interval all the same. How often this rule is wrong is measured by "
     "`python -m vtlib.launch calibrate`."
 )
-TERMS = (
+# Markdown for the notebooks: the rule stands above every verdict, the terms above every first table
+WHAT_IT_TAKES = f"{RULE}\n\n{folded('Each word of a verdict', lines(VERDICTS | SIZES))}"
+TERMS = folded(
+    "Terms: query, gallery, rank-k, mAP, single-shot, trial, S1, S2",
     "A *query* is a test image whose person is searched; the *gallery* is the images that it is compared with, by the "
     "cosine of two features, the lists of numbers that a network gives for two images. *Rank-k* is the share of "
     "queries with the right person among the first k of the gallery. *mAP* is the mean over queries of the average "
@@ -58,46 +74,36 @@ TERMS = (
     "gallery; every number is a mean over trials. *t2v* is thermal queries in a visible gallery, *v2t* the reverse. "
     "*S1* is Wang et al. 2022, *Learning Visible Thermal Person Re-Identification via Spatial Dependence and "
     "Dual-Constraint Loss*, Entropy 24(4) 443; *S2* is Ling et al. 2021, *A Multi-Constraint Similarity Learning with "
-    "Adaptive Weighting for Visible-Thermal Person Re-Identification*, IJCAI."
+    "Adaptive Weighting for Visible-Thermal Person Re-Identification*, IJCAI.",
 )
-
-
-def lines(words: dict[str, str]) -> str:
-    """Words and what they say, as a list in Markdown."""
-    return "\n".join(f"- *{word}*: {means}" for word, means in words.items())
-
-
-def folded(title: str, text: str) -> str:
-    """Markdown that a reader opens with a click."""
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
-
-
-# Markdown for the notebooks: the one rule, above every verdict, and the terms, above every first table
-WHAT_IT_TAKES = f"{RULE}\n\n{folded('Each word of a verdict', lines(VERDICTS | SIZES))}"
-TERMS = folded("Terms: query, gallery, rank-k, mAP, single-shot, trial, S1, S2", TERMS)
 
 
 class Gain(NamedTuple):
     """By how much one system is ahead of another in one metric, in percent points."""
 
-    gain: float  # mean over paired runs and their queries
+    gain: float  # mean over all queries of all pairs of runs
     low: float  # LEVEL interval over people and seeds
     high: float
     sd: float  # standard deviation over the pairs; NaN of one pair
-    pairs: int  # runs of one seed and split in both
-    people: int = 0
-    over_people: float = math.nan  # the parts of the standard error
-    over_seeds: float = math.nan  # NaN where nothing is known of it
+    pairs: int  # pairs of runs
+    people: int = 0  # test people
+    over_people: float = math.nan  # the two parts of the standard error
+    over_seeds: float = math.nan  # NaN where one pair was run and the profile has no SEED_SD
 
     @property
     def error(self) -> float:
-        """Standard error: both parts, of seeds where it is known."""
+        """Standard error of the gain: both parts, or that over people alone where the other is not known."""
         return math.hypot(self.over_people, 0.0 if math.isnan(self.over_seeds) else self.over_seeds)
 
 
-def differences(better: list[Run], over: list[Run], protocol: str) -> pd.DataFrame:
-    """What each query gains, METRICS in percent points: pid, seed, split and a row for each query of each paired run.
+NO_GAIN = Gain(math.nan, math.nan, math.nan, math.nan, 0)  # where no runs are paired
 
+
+def differences(better: list[Run], over: list[Run], protocol: str) -> pd.DataFrame:
+    """What each query gains in METRICS, percent points: a row for each query of each pair of runs.
+
+    Queries without a match are left out. Columns: METRICS, pid, seed, split.
+    Args: better, over: runs of the two systems; protocol: under which both were searched.
     Raises: ValueError if two runs of a pair were measured on different queries.
     """
     other, tables = {(r.experiment.seed, r.experiment.split): r for r in over}, []
@@ -108,76 +114,89 @@ def differences(better: list[Run], over: list[Run], protocol: str) -> pd.DataFra
             if not (a.row.equals(b.row) and a.pid.equals(b.pid)):
                 ids = f"{run.experiment.run_id} and {other[pair].experiment.run_id}"
                 raise ValueError(f"runs {ids} have different queries under {protocol}: they cannot be paired")
-            each = 100 * (a[METRICS] - b[METRICS])
-            tables.append(each.assign(pid=a.pid, seed=pair[0], split=pair[1]).dropna())
+            difference = 100 * (a[METRICS] - b[METRICS])
+            tables.append(difference.assign(pid=a.pid, seed=pair[0], split=pair[1]).dropna())
     return pd.concat(tables) if tables else pd.DataFrame(columns=[*METRICS, "pid", "seed", "split"])
 
 
-def gains(each: pd.DataFrame, metrics: list[str] = METRICS, seed_sd: dict[str, float] | None = None) -> dict[str, Gain]:
-    """The Gain of each metric of differences(); {} where no runs are paired.
+def gains(
+    table: pd.DataFrame, metrics: list[str] = METRICS, seed_sd: dict[str, float] | None = None
+) -> dict[str, Gain]:
+    """The Gain of each metric; {} where no runs are paired.
 
     The standard error over people is that of a mean of clusters, sqrt(P / (P - 1) sum_p r_p^2), where r_p is the sum of
     what person p's queries gain above the mean, over the number of all queries (Cameron and Miller 2015, J. Hum.
-    Resources 50(2), section II). Over seeds it is the standard deviation of a pair, over the root of their number.
+    Resources 50(2), section II). Over seeds it is the standard deviation over pairs, over the root of their number.
 
-    Args: seed_sd: that deviation by metric, as SEED_SD of a profile; the greater of it and that of the pairs counts.
+    Args: table: differences(), or columns of metrics, pid, seed and split; metrics: those to judge; seed_sd: a known
+        standard deviation over seeds by metric, as SEED_SD has it: the greater of it and that of the pairs counts.
     """
-    if each.empty:
+    if table.empty:
         return {}
-    by_pair, found = each.groupby(["seed", "split"])[metrics].mean(), {}
-    means, pairs = each[metrics].mean(), len(by_pair)
-    sums = (each[metrics] - means).groupby(each.pid).sum() / len(each)
+    by_pair, result = table.groupby(["seed", "split"])[metrics].mean(), {}
+    means, pairs = table[metrics].mean(), len(by_pair)
+    sums = (table[metrics] - means).groupby(table.pid).sum() / len(table)
     people = len(sums)
     for metric in metrics:
-        own = by_pair[metric].std(ddof=1)
+        own_sd = by_pair[metric].std(ddof=1)
         over_people = math.sqrt((sums[metric] ** 2).sum() * people / (people - 1)) if people > 1 else math.nan
-        over_seeds = max([x for x in (own, (seed_sd or {}).get(metric, math.nan)) if x == x], default=math.nan)
-        over_seeds *= 0.0 if over_people == 0 and not own > 0 else 1 / math.sqrt(pairs)  # equal rows are equal
-        made = Gain(float(means[metric]), 0.0, 0.0, float(own), pairs, people, over_people, over_seeds)
-        half = quantile(made, (1 + LEVEL) / 2) * made.error
-        found[metric] = made._replace(low=made.gain - half, high=made.gain + half)
-    return found
+        over_seeds = max([x for x in (own_sd, (seed_sd or {}).get(metric, math.nan)) if x == x], default=math.nan)
+        # Two systems with equal results have no error, whatever the profile's SEED_SD
+        over_seeds *= 0.0 if over_people == 0 and not own_sd > 0 else 1 / math.sqrt(pairs)
+        gain = Gain(float(means[metric]), 0.0, 0.0, float(own_sd), pairs, people, over_people, over_seeds)
+        half = quantile(gain, (1 + LEVEL) / 2) * gain.error
+        result[metric] = gain._replace(low=gain.gain - half, high=gain.gain + half)
+    return result
 
 
 def between(better: list[Run], over: list[Run], protocol: str, metrics: list[str] = METRICS) -> dict[str, Gain]:
-    """The Gain of each metric of the runs of two systems, paired by seed and split."""
-    known = SEED_SD.get(better[0].experiment.profile) if better else None
-    return gains(differences(better, over, protocol), metrics, known)
+    """The Gain of each metric of one system over another; {} where no runs are paired.
 
-
-def quantile(found: Gain, level: float) -> float:
-    """Of Student's t with one less degrees of freedom than people: the spread over few people is not well known."""
-    return float(student.ppf(level, found.people - 1)) if found.people > 1 else math.nan
-
-
-def bar(found: Gain, comparisons: int) -> float:
-    """How large a gain has to be, percent points, so as to hold among so many comparisons."""
-    return quantile(found, 1 - FAMILY / comparisons) * found.error
-
-
-def verdict(found: Gain | None, comparisons: int = 1) -> str:
-    """One of VERDICTS on the claim that a gain is there, by RULE. None: not measured.
-
-    Args: comparisons: how many are made in the report that this one stands in.
+    Args, Raises: as differences() and gains().
     """
-    if found is None:
+    seed_sd = SEED_SD.get(better[0].experiment.profile) if better else None
+    return gains(differences(better, over, protocol), metrics, seed_sd)
+
+
+def quantile(gain: Gain, level: float) -> float:
+    """Quantile of Student's t with P - 1 degrees of freedom for P people, whose spread is itself only estimated.
+
+    NaN of one person. Args: gain: of the P people; level: 0 to 1.
+    """
+    return float(student.ppf(level, gain.people - 1)) if gain.people > 1 else math.nan
+
+
+def bar(gain: Gain, comparisons: int) -> float:
+    """The least gain, percent points, that holds with this standard error in a report of so many comparisons."""
+    return quantile(gain, 1 - FAMILY / comparisons) * gain.error
+
+
+def verdict(gain: Gain | None, comparisons: int = 1) -> str:
+    """One of VERDICTS on the claim that one system is ahead, by RULE.
+
+    Args: gain: measured; None if it was not; comparisons: number of those in the report that this one is in.
+    """
+    if gain is None:
         return "not measured"
-    if abs(found.gain) > bar(found, comparisons):
-        one = " on one seed" * (found.pairs == 1 and math.isnan(found.over_seeds))
-        return ("holds" if found.gain > 0 else "fails") + one
-    return "equivalent" if found.low > -SAME and found.high < SAME else "undecided"
+    if abs(gain.gain) > bar(gain, comparisons):
+        one_seed = " on one seed" * (gain.pairs == 1 and math.isnan(gain.over_seeds))
+        return ("holds" if gain.gain > 0 else "fails") + one_seed
+    return "equivalent" if gain.low > -SAME and gain.high < SAME else "undecided"
 
 
-def what_decides(found: Gain, comparisons: int = 1) -> str:
-    """How many seeds, or people, would bring this very gain over the bar, in words; "" of no gain at all."""
-    limit = abs(found.gain) / quantile(found, 1 - FAMILY / comparisons)  # the standard error that it would take
-    if not math.isfinite(limit) or not found.error > 0:
+def what_decides(gain: Gain, comparisons: int = 1) -> str:
+    """How many seeds, or people, would make this very gain hold or fail, in words; "" where the gain or its error is 0.
+
+    Args: as verdict().
+    """
+    needed = abs(gain.gain) / quantile(gain, 1 - FAMILY / comparisons)  # the standard error at which it would
+    if not math.isfinite(needed) or not gain.error > 0:
         return ""
-    seeds = 0.0 if math.isnan(found.over_seeds) else found.over_seeds
-    left = {"seeds": limit**2 - found.over_people**2, "people": limit**2 - seeds**2}
-    have = {"seeds": (found.pairs, seeds), "people": (found.people, found.over_people)}
+    over_seeds = 0.0 if math.isnan(gain.over_seeds) else gain.over_seeds
+    left = {"seeds": needed**2 - gain.over_people**2, "people": needed**2 - over_seeds**2}
+    parts = {"seeds": (gain.pairs, over_seeds), "people": (gain.people, gain.over_people)}
     ways = []
-    for what, (number, error) in have.items():
+    for what, (number, error) in parts.items():
         if left[what] > 0 and error > 0:
             ways.append((math.ceil(number * error**2 / left[what]), what))
     ways = [f"{n:,} {what}" for n, what in ways if n <= 100_000]
@@ -186,13 +205,14 @@ def what_decides(found: Gain, comparisons: int = 1) -> str:
     return f"a gain of this size would take {' or '.join(ways)}"
 
 
-def size(found: Gain | None, printed: float) -> str:
-    """One of SIZES: where a printed gain lies beside the interval of a measured one; "" where one of them is missing.
+def size(gain: Gain | None, printed: float) -> str:
+    """One of SIZES: where a printed gain lies beside the interval of the measured one; "" where one of them is missing.
 
-    A printed gain has two decimals, so it counts as inside up to half of the last one.
+    A printed gain has two decimals, so up to half of the last one beyond an end still counts as inside.
+    Args: gain: measured, or None; printed: percent points, or NaN.
     """
-    if found is None or math.isnan(printed) or math.isnan(found.low):
+    if gain is None or math.isnan(printed) or math.isnan(gain.low):
         return ""
-    if found.low - 0.005 <= printed <= found.high + 0.005:
+    if gain.low - 0.005 <= printed <= gain.high + 0.005:
         return "printed size inside"
-    return "smaller" if found.high < printed else "larger"
+    return "smaller" if gain.high < printed else "larger"

@@ -1,4 +1,8 @@
-"""Results as an RO-Crate: a zip archive of runs, tables and figures with JSON-LD that other tools read."""
+"""Results as an RO-Crate: a zip archive of runs, tables and figures, described in JSON-LD that other tools read.
+
+The description is a flat list of entities, JSON objects that name each other by their "@id": the crate itself, its
+files, the data sets, the versions of this package, and an action for each run.
+"""
 
 import json
 import re
@@ -12,8 +16,9 @@ from ..common import results_root, user_path
 from ..data.croissant import CRATE, FORMATS, MIT
 from . import exchange, items
 
-METADATA, ROOT = "ro-crate-metadata.json", "Results of vtlib, profile "  # the root's name tells a crate of ours
-KINDS = {  # of a report's files, by what follows the name of a table or figure
+METADATA = "ro-crate-metadata.json"
+ROOT = "Results of vtlib, profile "  # begins the name of a crate, and shows that this file wrote it
+KINDS = {  # files of a report, by what follows the name of a table or figure
     ".claims.csv": "its claims with their verdicts",
     ".csv": "printed and measured numbers",
     ".txt": "the verdict in words",
@@ -37,32 +42,33 @@ OF_RUN = {
 
 
 def crate(profile: str, path: str | Path) -> str:
-    """Write finished runs of the tables, and the report, of a profile as an RO-Crate; same results, same bytes.
+    """Write the finished runs of all tables, and the report, as an RO-Crate. The same results give the same bytes.
 
+    Args: profile; path: of the file, which may replace an older crate only.
     Returns: a sentence on what is in it.
     Raises: ValueError if nothing is finished, a run is not whole, or the place is taken by another kind of file.
     """
     path = user_path(path)
     if path.is_dir() or (path.exists() and not is_crate(path)):
         raise ValueError(f"{path} is there and no file of `results crate`: give a new name like {profile}-crate.zip")
-    found, left = exchange.finished(profile)
+    runs, left_out = exchange.finished(profile)
     folder = results_root() / profile / "report"
-    reports = {f.name: told for f in sorted(folder.glob("*")) if f.is_file() and (told := about_report(f.name))}
+    reports = {f.name: about for f in sorted(folder.glob("*")) if f.is_file() and (about := about_report(f.name))}
     content = {f"report/{name}": (folder / name).read_bytes() for name in reports}
-    for run_id, run in found.items():
+    for run_id, run in runs.items():
         content |= {f"runs/{run_id}/{name}": text.encode() for name, text in exchange.texts(*run).items()}
     exchange.no_private_paths(content)
-    about = {f"report/{name}": told for name, told in reports.items()}
-    about |= {name: f"{OF_RUN[name.split('/')[2]]}, run {name.split('/')[1]}" for name in content if name not in about}
-    graph = entities(profile, found, {name: (told, len(content[name])) for name, told in about.items()})
+    words = {f"report/{name}": about for name, about in reports.items()}
+    words |= {name: f"{OF_RUN[name.split('/')[2]]}, run {name.split('/')[1]}" for name in content if name not in words}
+    graph = entities(profile, runs, {name: (text, len(content[name])) for name, text in words.items()})
     metadata = {"@context": f"{CRATE}/context", "@graph": graph}
     exchange.write(path, {METADATA: json.dumps(metadata, indent=1)} | content)
-    more = f"{len(reports)} files of the report"
-    return f"{path}: {len(found)} runs and {more}; no image of a set, feature, weight or path is in it{left}"
+    files = f"{len(reports)} files of the report"
+    return f"{path}: {len(runs)} runs and {files}; no image of a set, feature, weight or path is in it{left_out}"
 
 
 def is_crate(path: Path) -> bool:
-    """Whether a file is one of crate()."""
+    """Whether a file was written by crate()."""
     try:
         with zipfile.ZipFile(path) as archive:
             return ROOT.encode() in archive.read(METADATA)
@@ -71,33 +77,33 @@ def is_crate(path: Path) -> bool:
 
 
 def about_report(name: str) -> str:
-    """What a file of a report is; "" for one that the suite does not write: a picture of a set could be in it."""
+    """What a file of a report is; "" for one that the suite does not write, since it could show images of a set."""
     suffix = next((kind for kind in KINDS if name.endswith(kind)), "")
     stem = name.removesuffix(suffix)
-    of = re.sub("-(weights|epochs)$", "", stem)  # no other figure beside that of an item
-    words = items.ITEMS[of].title if of in items.ITEMS else OTHERS.get(stem.partition("_")[0], "")
+    item = re.sub("-(weights|epochs)$", "", stem)  # two further figures of items; others are left out
+    words = items.ITEMS[item].title if item in items.ITEMS else OTHERS.get(stem.partition("_")[0], "")
     return f"{words}: {KINDS[suffix]}" if suffix and words else ""
 
 
-def entities(profile: str, found: dict, files: dict[str, tuple[str, int]]) -> list[dict]:
-    """The flat @graph of a crate. Args: found: of exchange.finished(); files: what each is, and its bytes."""
+def entities(profile: str, runs: dict[str, exchange.Numbers], files: dict[str, tuple[str, int]]) -> list[dict]:
+    """All entities of a crate. Args: profile; runs: exchange.finished(); files: what each is, and its size in bytes."""
     sets, programs, actions = {}, {}, []
-    for run_id, (fields, metrics, _) in found.items():
-        of_data, program = data_entity(fields["data"], metrics["data_digest"]), software(metrics)
-        sets[of_data["@id"]], programs[program["@id"]] = of_data, program
+    for run_id, (fields, metrics, _) in runs.items():
+        data, program = data_entity(fields["data"], metrics["data_digest"]), software(metrics)
+        sets[data["@id"]], programs[program["@id"]] = data, program
         results = [name for name in files if name.startswith(f"runs/{run_id}/")]
-        actions.append(action(run_id, fields, metrics) | {"instrument": ref(program), "object": ref(of_data)})
+        actions.append(action(run_id, fields, metrics) | {"instrument": ref(program), "object": ref(data)})
         actions[-1] |= {"result": [{"@id": quote(name)} for name in results]}
-    finished = max(metrics["finished"] for _, metrics, _ in found.values())
+    last = max(run.metrics["finished"] for run in runs.values())
     measured_on = "; ".join(dict.fromkeys(f"{one['name']}: {one['description']}" for one in sets.values()))
     listed = [file_entity(name, *facts) for name, facts in files.items()]
     root = {
         "@id": "./",
         "@type": "Dataset",
         "name": ROOT + profile,
-        "description": f"Visible-thermal person re-identification: {len(found)} runs and the tables, verdicts and "
+        "description": f"Visible-thermal person re-identification: {len(runs)} runs and the tables, verdicts and "
         f"figures made of them. Measured on {measured_on}. No image of a set, feature or weight is in here.",
-        "datePublished": finished,  # of the last run: the same results make the same crate on any day
+        "datePublished": last,  # and not today, so that the same results make the same crate on any day
         "license": {"@id": MIT},
         "hasPart": [ref(one) for one in listed],
         "mentions": [ref(one) for one in actions],
@@ -108,17 +114,19 @@ def entities(profile: str, found: dict, files: dict[str, tuple[str, int]]) -> li
 
 
 def ref(entity: dict) -> dict[str, str]:
+    """How one entity names another."""
     return {"@id": entity["@id"]}
 
 
 def file_entity(name: str, description: str, size: int) -> dict:
+    """A file of the crate. Args: name: its path in the crate; description; size: bytes."""
     kind = FORMATS[PurePosixPath(name).suffix]
     facts = {"@id": quote(name), "@type": "File", "name": name.rpartition("/")[2]}
     return facts | {"description": description, "encodingFormat": kind, "contentSize": str(size)}
 
 
 def data_entity(name: str, digest: str) -> dict:
-    """A data set by name and digest. It is no file of a crate, so no Dataset, which a crate would have to hold."""
+    """A data set. Its @type is not Dataset, which a crate would have to hold. Args: name, digest: of the set."""
     what = {
         True: "drawn by SynVT, NOT a real set",
         False: "images that SynVT did not draw",
@@ -130,17 +138,18 @@ def data_entity(name: str, digest: str) -> dict:
 
 
 def software(metrics: dict) -> dict:
-    """This package as it was when a run was made: its version and commit."""
+    """This package as it was when a run was made. Args: metrics: of the run."""
     version, commit = metrics["versions"].get("vtlib", __version__), metrics.get("commit", "") or "unknown"
-    needs = [f"{name} {of}" for name, of in metrics["versions"].items() if name != "vtlib"]
+    needs = [f"{name} {number}" for name, number in metrics["versions"].items() if name != "vtlib"]
     facts = {"@id": f"#vtlib-{quote(version)}-{quote(commit)}", "@type": "SoftwareApplication", "name": "vtlib"}
     facts |= {"softwareVersion": f"{version}, commit {commit}", "softwareRequirements": needs}
     return facts | {"description": "Visible-thermal person re-identification as a reproducible notebook suite"}
 
 
 def action(run_id: str, fields: dict, metrics: dict) -> dict:
-    """The making of a run. One that trained for longer than its last call took was gone on with: no start is known."""
+    """The making of a run. Args: run_id; fields, metrics: of the run."""
     end, seconds, started = datetime.fromisoformat(metrics["finished"]), metrics.get("last_call_seconds", 0), {}
+    # A run that trained for longer than its last call took was interrupted, and its start is not known
     if metrics.get("train_seconds", seconds) < seconds:
         started = {"startTime": (end - timedelta(seconds=seconds)).isoformat(timespec="seconds")}
     what = f"{fields['method']} on {fields['data']}, split {fields['split']}, seed {fields['seed']}"

@@ -1,13 +1,13 @@
-"""What each cue of SynVT is worth: searches that learn nothing and read one cue each, by the protocols of every run.
+"""How well people of SynVT are found by one cue alone: searches with features of a cue, in which nothing is learned.
 
-    factors       the person's own factors in factors.csv: what a reader without error would find
+    factors       the person's own factors, from factors.csv: what a reader without error would find
     parts         where each garment, limb, hair and bag is in the image: a segmentation without error
     outline       the person's silhouette alone, also with the view, the gait or the box held fixed
-    colour        colours of the person's pixels in stripes, background left out: of a thermal image, how warm they look
-    histograms    gradients of the whole image (evaluate.gradient_histogram), with background, light and noise
+    colour        colours of the person's pixels in stripes, without background; in a thermal image, how warm they look
+    histograms    gradients of the whole image (transfer.gradient_histogram), with background, light and noise
     chance        random numbers
 
-An oracle (all but the last two) knows what no network is told: which pixels are the person's, or the factors.
+All cues but the last two are oracles: they know what no network is told, the factors or which pixels are the person's.
 """
 
 import json
@@ -28,11 +28,11 @@ from ..synvt import draw
 from . import transfer
 from .items import MAIN_PROTOCOL
 
-NAMED = ["hair", "hat", "coat", "legs", "bag", "shoes", "side"]  # columns of factors.csv that are a person's own
+NAMED = ["hair", "hat", "coat", "legs", "bag", "shoes", "side"]  # a person's own columns of factors.csv: names, numbers
 MEASURED = ["sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride"]
-GRID = (24, 12)  # cells that a map of the person is averaged in
+GRID = (24, 12)  # rows and columns of cells in which a map of the person is averaged
 STRIPES, LEVELS = 6, 6  # of a colour histogram: horizontal stripes of the person, steps of each channel
-FIXED = {  # what changes a person's outline from image to image, as fields of people.scene(): held at one value
+FIXED = {  # fields of people.scene() that change the outline from image to image, and the value that they are held at
     "box": {"scale": 0.9, "aspect": 1.16, "dx": 0.0, "dy": 0.0},
     "gait": {"phase": 1.0, "pace": 1.0, "arms": ["swing", "swing"], "nod": 0.0},
     "view": {"yaw": 0.35, "pitch": 0.17},  # radians
@@ -42,8 +42,10 @@ CUES += ("colour", "histograms", "chance")
 
 
 def table(experiment: Experiment, cues: tuple[str, ...] = CUES) -> pd.DataFrame:
-    """Every search of every cue on the test images of an experiment's data, a row each: cue, then as search().
+    """Search the test images of an experiment's data set by each cue: a line for each cue and search.
 
+    Args: experiment: its data must be a SynVT set; cues: some of CUES.
+    Returns: the columns cue, and those of search().
     Raises: ValueError for an unknown cue, and where the data is not a SynVT set.
     """
     if wrong := [cue for cue in cues if cue not in CUES]:
@@ -60,10 +62,12 @@ def table(experiment: Experiment, cues: tuple[str, ...] = CUES) -> pd.DataFrame:
 
 
 def search(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> pd.DataFrame:
-    """Features (n, D) of the test rows under each search, a row each: search, rank1, mAP, queries, gallery.
+    """Search test images by given features: a line for each search.
 
-    Single-shot all-search (of RegDB both directions), and, where a modality has several cameras, searches
-    within it: every image searches one image of each person in each other camera. Means over trials, fractions.
+    The searches are single-shot all-search (on RegDB's layout both directions), and, where a modality has several
+    cameras, one within it: every image searches one image of each person in each other camera.
+    Args: experiment: of the data; features: (n, D) of the lines of test; test: lines of the data's table.
+    Returns: columns search, rank1, mAP (fractions, means over trials), queries, gallery (numbers of images).
     """
     pid, cam, number, modality = (test[c].to_numpy() for c in ("pid", "cam", "number", "modality"))
     images = protocols.columns(test) | {"features": features}
@@ -76,35 +80,38 @@ def search(experiment: Experiment, features: Tensor, test: pd.DataFrame) -> pd.D
         if len(np.unique(cam[query])) > 1:
             similarity = ranking.similarity_matrix(features[query], features[gallery])
             same = torch.from_numpy(cam[query][:, None] == cam[gallery])
-            found = ranking.rank_metrics(similarity, pid[query], pid[gallery], exclude=same)
-            seen = len(gallery) - same.sum(1).double().mean().item()
-            row = {"rank1": found.cmc[0], "mAP": found.mAP, "queries": found.valid, "gallery": seen}
+            metrics = ranking.rank_metrics(similarity, pid[query], pid[gallery], exclude=same)
+            size = len(gallery) - same.sum(1).double().mean().item()
+            row = {"rank1": metrics.cmc[0], "mAP": metrics.mAP, "queries": metrics.valid, "gallery": size}
             rows.append({"search": f"{name} to {name}, other camera", **row})
     return pd.DataFrame(rows).astype({"queries": int, "gallery": int})
 
 
 def levers(experiment: Experiment, changes: Iterable[str], seeds: Iterable[int] = (0,)) -> pd.DataFrame:
-    """What changed values of the set do to an experiment, which is run at each seed, and to three cues, a row each.
+    """What a change of the data set does to an experiment and to three cues: a line for each change.
 
-    Args: changes: as in synvt.preset(), such as "yaw=1.0" or "nuisance=0.0,yaw=0.0"; "" is the set as it is.
+    Args: experiment: is run at each seed on each changed set; changes: values as in synvt.preset(), such as "yaw=1.0"
+        or "nuisance=0.0,yaw=0.0", and "" for the set as it is; seeds.
     Returns: fractions of MAIN_PROTOCOL by change: rank1, sd and mAP over seeds; rank-1 of parts, outline, histograms.
     """
     rows, seeds = {}, list(seeds)
     for change in changes:
-        here = experiment.but(data=",".join(filter(None, [experiment.data, change])))
-        found = runs.collect([runs.run(here.but(seed=seed)) for seed in seeds], MAIN_PROTOCOL)
-        of_cues = table(here, ("parts", "outline", "histograms"))
+        changed = experiment.but(data=",".join(filter(None, [experiment.data, change])))
+        metrics = runs.collect([runs.run(changed.but(seed=seed)) for seed in seeds], MAIN_PROTOCOL)
+        of_cues = table(changed, ("parts", "outline", "histograms"))
         of_cues = of_cues[of_cues.search == MAIN_PROTOCOL].set_index("cue").rank1
-        rows[change] = {"rank1": found.rank1.mean(), "sd": found.rank1.std(), "mAP": found["mAP"].mean(), **of_cues}
+        of_runs = {"rank1": metrics.rank1.mean(), "sd": metrics.rank1.std(), "mAP": metrics["mAP"].mean()}
+        rows[change] = {**of_runs, **of_cues}
     return pd.DataFrame(rows).T.rename_axis("change")
 
 
 def neighbours(features: Tensor, test: pd.DataFrame) -> dict[str, float]:
-    """What the nearest image is, by cosine, as shares of all test images, in percent.
+    """What the nearest image is, by cosine, of each test image: shares of all test images in percent.
 
-    same person, same camera, same modality: of the nearest of all other test images; same person across: of the
-    nearest image of the other modality; chance across: what random features would give there.
-    Args: features (n, D) of the rows of test.
+    Args: features: (n, D) of the lines of test; test: lines of the data's table.
+    Returns: "same person", "same camera" and "same modality": whether the nearest other image shares these; "same
+        person across": whether the nearest image of the other modality is of the same person; "chance across": the
+        share that random features would give there.
     """
     pid, cam, modality = (test[c].to_numpy() for c in ("pid", "cam", "modality"))
     unit, rows = F.normalize(features, dim=1), torch.arange(len(test))
@@ -127,19 +134,23 @@ def neighbours(features: Tensor, test: pd.DataFrame) -> dict[str, float]:
 
 
 def spec_of(root: Path) -> synvt.Spec:
-    """The spec that a SynVT set was made from. Raises: ValueError where the folder is none."""
+    """The spec that a SynVT set was made from. Args: root: its folder. Raises: ValueError for another folder."""
     if not (root / "synvt.json").is_file():
         raise ValueError(f"{root} holds no synvt.json: cues are read from the factors of a SynVT set alone")
     return synvt.Spec(**json.loads((root / "synvt.json").read_text())["spec"])
 
 
 def read(cue: str, experiment: Experiment, spec, test: pd.DataFrame, pixels: np.ndarray, maps: Tensor) -> Tensor:
-    """Features (n, D) of one cue. pixels (n, 3, H, W) uint8 and part_maps() (n, H, W) of the test rows."""
+    """Features (n, D) of one cue.
+
+    Args: cue: one of CUES; experiment: of the data; spec: of the set; test: lines of the data's table; pixels: their
+        images (n, 3, H, W) uint8; maps: their part_maps() (n, H, W).
+    """
     if cue == "factors":
         return factors(runs.data_folder(experiment.data), test)
     if cue == "chance":
         return torch.randn(len(test), 64, generator=torch.Generator().manual_seed(0))
-    if cue in ("histograms", "colour"):  # a few at a time: both take many numbers a pixel
+    if cue in ("histograms", "colour"):  # 256 images at a time: both take many numbers for each pixel
         some = [slice(start, start + 256) for start in range(0, len(maps), 256)]
         if cue == "colour":
             return torch.cat([colour(pixels[s], maps[s]) for s in some])
@@ -151,7 +162,10 @@ def read(cue: str, experiment: Experiment, spec, test: pd.DataFrame, pixels: np.
 
 
 def factors(root: Path, test: pd.DataFrame) -> Tensor:
-    """(n, D) from factors.csv: each named factor as one number a value, measured ones in standard deviations."""
+    """Features (n, D) from factors.csv of the set in `root`.
+
+    A named factor becomes one column for each value, 1 or 0, less its mean; a measured one is in standard deviations.
+    """
     rows = pd.read_csv(root / "factors.csv", keep_default_na=False).set_index("path").loc[test.path]
     named, measured = pd.get_dummies(rows[NAMED].astype(str), dtype=float), rows[MEASURED].astype(float)
     measured = (measured - measured.mean()) / measured.std(ddof=0).replace(0, 1)
@@ -159,9 +173,11 @@ def factors(root: Path, test: pd.DataFrame) -> Tensor:
 
 
 def part_maps(spec: synvt.Spec, test: pd.DataFrame, height: int, width: int, **held) -> Tensor:
-    """(n, height, width) int8: the part of the person (figure.PARTS) at every pixel, -1 elsewhere, nothing in the way.
+    """The part of the person at every pixel of an image, as if nothing stood before the person.
 
-    Args: held: fields of people.scene() at one value for all images.
+    Args: spec: of the set; test: lines of the data's table; height, width: in pixels; held: fields of people.scene()
+        that have this value in all images.
+    Returns: (n, height, width) int8, one of draw.PARTS, -1 where the person is not.
     """
     maps = np.empty((len(test), height, width), np.int8)
     for i, key in enumerate(zip(test.pid, test.cam, test.number, strict=True)):
@@ -172,9 +188,9 @@ def part_maps(spec: synvt.Spec, test: pd.DataFrame, height: int, width: int, **h
 
 
 def shape(maps: Tensor, parts: tuple[int, ...] = ()) -> Tensor:
-    """(n, D) cover of each of GRID's cells, equal for an image and its mirror image.
+    """Features (n, D): the share of each cell of GRID that is covered; an image and its mirror image have the same.
 
-    Args: maps (n, H, W) of part_maps(); parts: a map of each of these, none: one of the whole person.
+    Args: maps: (n, H, W) of part_maps(); parts: cover by each of these parts, none: by the whole person.
     """
     masks = [maps == part for part in parts] if parts else [maps >= 0]
     cells = torch.stack([F.adaptive_avg_pool2d(mask.float(), GRID) for mask in masks], dim=1)
@@ -183,27 +199,29 @@ def shape(maps: Tensor, parts: tuple[int, ...] = ()) -> Tensor:
 
 
 def colour(pixels: np.ndarray, maps: Tensor) -> Tensor:
-    """(n, D) colours of the person's pixels in stripes, each a histogram of unit sum; its root makes cosines overlaps.
+    """Features (n, D): colours of the person's pixels, as one histogram for each of STRIPES from head to feet.
 
-    Stripes part the person from head to feet, so neither the outline nor the place in the image counts.
-    Args: pixels (n, 3, H, W) uint8; maps (n, H, W) of part_maps().
+    The stripes divide the person and not the image, so the place in the image does not count. Each histogram sums to 1,
+    so the outline does not count; its square root is taken, so that a cosine is the overlap of histograms.
+    Args: pixels: (n, 3, H, W) uint8; maps: (n, H, W) of part_maps().
     """
     steps = torch.from_numpy(np.asarray(pixels)).long() * LEVELS // 256
     colours = (steps[:, 0] * LEVELS + steps[:, 1]) * LEVELS + steps[:, 2]  # (n, H, W)
-    seen = maps >= 0
-    height = seen.any(2).cumsum(1)  # rows of the person so far
+    person = maps >= 0
+    height = person.any(2).cumsum(1)  # rows of pixels with the person, from the top to this row
     stripe = (height - 1).clamp(min=0) * STRIPES // height[:, -1:].clamp(min=1)
     bins = stripe[:, :, None] * LEVELS**3 + colours
-    votes = torch.zeros(len(bins), STRIPES * LEVELS**3).scatter_add_(1, bins.flatten(1), seen.float().flatten(1))
+    votes = torch.zeros(len(bins), STRIPES * LEVELS**3).scatter_add_(1, bins.flatten(1), person.float().flatten(1))
     return F.normalize(votes.view(len(bins), STRIPES, -1), p=1, dim=2).sqrt().flatten(1)
 
 
 def looks(pixels: np.ndarray) -> dict[str, float]:
-    """How crops of people look, medians over images in grey levels of 255: to hold a drawn set beside a real one.
+    """Numbers on how crops of people look, by which a drawn set is compared to a real one: medians over the images.
 
-    contrast: standard deviation of an image; centre: mean of its middle third less that of its sides; dark centre:
-    share of images where that is negative; edges: mean step between neighbours over the contrast, so sharpness.
-    Args: pixels (n, 3, H, W) uint8, of one size where they are compared.
+    Args: pixels: (n, 3, H, W) uint8, of one size where they are compared.
+    Returns: "contrast": standard deviation of an image, in grey levels of 255; "centre": mean of its middle less mean
+        of its sides, in grey levels; "edges": mean step between neighbouring pixels, divided by the contrast
+        (sharpness); "dark centre": share of images whose centre is negative.
     """
     grey = np.asarray(pixels, np.float32).mean(1)  # (n, H, W)
     h, w = grey.shape[1:]

@@ -1,4 +1,4 @@
-"""What the features of a run look like: similarities across modalities, their separation, searches, batches."""
+"""Features of a run, prepared for figures: similarities across modalities, their separation, searches, batches."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,10 +19,11 @@ from ..runs import Run, load_data
 
 
 def cross_similarities(features, pids, modality, *, of_centres: bool = False) -> tuple[Tensor, Tensor]:
-    """Cosine similarities of all visible-thermal pairs: of the same person (n,), of different people (m,).
+    """Cosine similarities of all pairs of a visible and a thermal image.
 
-    Args: features (N, D); pids (N,); modality (N,), 0 visible, 1 thermal; of_centres: between the people's centres
-        (S2 Eq. 1) instead of images.
+    Args: features: (N, D); pids: (N,) numbers of people; modality: (N,), 0 visible, 1 thermal; of_centres: compare the
+        people's centres, the mean features of their images in a modality (S2 Eq. 1), instead of images.
+    Returns: those of pairs of the same person (n,), and those of pairs of different people (m,).
     Raises: ValueError if there is no pair of one kind, or (of_centres) a person lacks a modality.
     """
     features, pids, modality = by_modality(features, pids, modality)
@@ -44,28 +45,31 @@ def cross_similarities(features, pids, modality, *, of_centres: bool = False) ->
 def separation(features, pids, modality, bins: int = 50, *, of_centres: bool = False) -> dict[str, float]:
     """Mean cosine similarity of visible-thermal pairs: same person, different people, and their overlap.
 
-    overlap is the shared area of both histograms, 0 where a threshold parts them, 1 where they are equal. Its bins
-    divide the range of all these similarities, from the smallest to the largest: features of an untrained network
-    have cosines in a range so narrow that fixed bins over [-1, 1] would hold them all in one. Where the similarities
-    differ by rounding alone overlap is 1.
-    Args, Raises: as cross_similarities().
+    The overlap is the shared area of the histograms of both kinds: 0 where a threshold separates them, 1 where they are
+    equal. The bins divide the range from the smallest to the largest similarity, because cosines of an untrained
+    network are so close together that one of fixed bins over [-1, 1] would hold them all. Where the similarities
+    differ only by rounding the overlap is 1.
+    Args: features, pids, modality, of_centres: as cross_similarities(); bins: their number.
+    Returns: {"same person", "different people", "overlap"}.
+    Raises: ValueError if bins is no whole number of 1 or more, or as cross_similarities().
     """
     if not isinstance(bins, Integral) or bins < 1:
         raise ValueError(f"bins must be a whole number of at least 1, not {bins!r}")
-    parts = cross_similarities(features, pids, modality, of_centres=of_centres)
-    means = {"same person": parts[0].mean().item(), "different people": parts[1].mean().item()}
-    low, high = torch.cat(parts).aminmax()
+    same, different = cross_similarities(features, pids, modality, of_centres=of_centres)
+    means = {"same person": same.mean().item(), "different people": different.mean().item()}
+    low, high = torch.cat([same, different]).aminmax()
     if high - low <= bins * torch.finfo(low.dtype).eps:
         return means | {"overlap": 1.0}
-    shares = [torch.histc(x.double(), bins, low.item(), high.item()) / len(x) for x in parts]
+    shares = [torch.histc(x.double(), bins, low.item(), high.item()) / len(x) for x in (same, different)]
     return means | {"overlap": torch.minimum(*shares).sum().item()}
 
 
 def margins(features, pids, modality) -> pd.DataFrame:
-    """By how much a person's images of both modalities agree more than with others': pid (index), margin.
+    """How much more a person's thermal images resemble its own visible images than those of other people.
 
-    margin: mean cosine similarity of the person's visible-thermal pairs less that of the pairs of its thermal images
-    with other people's visible ones, times 100. People who lack a modality have none. Args: as cross_similarities().
+    Args: as cross_similarities().
+    Returns: pid (index), margin: 100 times the mean cosine of the person's thermal images with its visible ones, less
+        100 times that with other people's visible ones. People who lack a modality are left out.
     Raises: ValueError if no person has both modalities, or only one person is visible.
     """
     features, pids, modality = by_modality(features, pids, modality)
@@ -81,18 +85,15 @@ def margins(features, pids, modality) -> pd.DataFrame:
 
 @torch.inference_mode()
 def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the metric loss of a run reads in its first batches, network in evaluation mode, images not augmented.
+    """The first batches of a run as its metric loss reads them, but network in evaluation mode, images not augmented.
 
-    Yields: features (B, D), labels (B,), modality (B,), rows sorted by modality and identity.
+    Args: run: a finished one; count: number of batches.
+    Yields: features (B, D), labels (B,), modality (B,), sorted by modality and then by label.
     """
     table, store = load_data(run.experiment)
     rows = table[table.split == "train"]
     term = next((term for name, term in run.experiment.losses.items() if name != "id"), {})
-    sampler, batches, net = (
-        train.make_sampler(run.experiment, rows),
-        Batches(rows, store.pixels, "cpu"),
-        run.net(),
-    )
+    sampler, batches, net = train.make_sampler(run.experiment, rows), Batches(rows, store.pixels, "cpu"), run.net()
     for index in islice(sampler.epoch(0), count):
         images, labels, modality = batches(index, normalise), batches.labels[index], batches.modality[index]
         order = torch.from_numpy(np.lexsort((labels, modality)))
@@ -101,8 +102,12 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
 
 
 def examples(test: protocols.Embedded, store: im.Store, queries: int = 6, top: int = 8) -> dict:
-    """Searches that go well, as usual, and badly, as arguments of plots.retrievals; `store` has the set's images."""
+    """Searches that go well, as usual, and badly, as arguments of plots.retrievals().
+
+    Args: test: features of the test images; store: images of the set; queries: how many searches; top: how many of
+        the nearest images of each.
+    """
     chosen, found, right, titles = test.examples(queries, top)
-    row = test.images["row"].numpy()
-    shown = np.where(found < 0, -1, row[found])
-    return {"pixels": store.pixels, "queries": row[chosen], "found": shown, "right": right, "names": titles}
+    line = test.images["row"].numpy()  # of each test image in the store
+    found = np.where(found < 0, -1, line[found])
+    return {"pixels": store.pixels, "queries": line[chosen], "found": found, "right": right, "names": titles}

@@ -1,4 +1,4 @@
-"""What an experiment trains, in words and formulas, for a notebook: made of its fields, so that it fits what ran."""
+"""What an experiment trains, in words and formulas, for a notebook. The text is made from the fields of what runs."""
 
 import inspect
 
@@ -12,7 +12,7 @@ SYMBOLS = (
     "(the *centre*) of person $i$ in modality $m$ (visible or thermal) within the batch, $d$ the Euclidean distance, "
     "$S$ the cosine similarity, and $[z]_+ = \\max(z, 0)$."
 )
-FORMULAS = {  # of each loss, in the symbols above
+FORMULAS = {  # each loss in words, and in the symbols above
     "id": (
         "The *identity loss*, cross-entropy of a classifier of the training people, whose label is smoothed (S1 "
         "Eq. 5): $L = -\\sum_k q_k \\log p_k$, with $q$ near 1 for the person and small elsewhere."
@@ -65,9 +65,9 @@ FORMULAS = {  # of each loss, in the symbols above
 
 
 def experiment(e: Experiment) -> str:
-    """What an experiment trains, as Markdown: network, losses with weights and arguments, what a search compares."""
-    listed = "" if METHODS.get(e.method) else ", which is your own"
-    lines = [f"Method `{e.method}`{listed}. {network(e)}", "", SYMBOLS, ""]
+    """What an experiment trains, as Markdown: its network, and its losses with their weights and arguments."""
+    owner = "" if METHODS.get(e.method) else ", which is your own"
+    lines = [f"Method `{e.method}`{owner}. {network(e)}", "", SYMBOLS, ""]
     if not e.epochs:
         return "\n".join([*lines[:1], "", "It has no epochs: this is the untouched start, nothing is trained."])
     lines += [f"{len(e.losses)} losses train it, each times its weight:", ""]
@@ -79,7 +79,7 @@ def experiment(e: Experiment) -> str:
 
 
 def network(e: Experiment) -> str:
-    """The network in words."""
+    """The network of an experiment in words."""
     twice = {1: "", 2: " and stage 1", 3: " and stages 1 and 2"}
     cut = "One ResNet reads both kinds of images"
     if e.specific_stages:
@@ -103,7 +103,7 @@ def network(e: Experiment) -> str:
 
 
 def place(name: str, term: dict, parts: bool) -> str:
-    """Where a metric loss acts, as a sentence."""
+    """A sentence on which features a metric loss reads. Args: name, term: of the loss; parts: has the network parts."""
     if name == "id":
         return ""
     places = {
@@ -115,19 +115,20 @@ def place(name: str, term: dict, parts: bool) -> str:
 
 
 def times(term: dict) -> str:
+    """The weight of a loss as text."""
     return f"{term['weight']:g} x"
 
 
 def arguments(term: dict) -> str:
-    given = ", ".join(f"{k} {v}" for k, v in config.arguments(term).items())
-    return f" ({given})" if given else ""
+    """The arguments of a loss as text."""
+    text = ", ".join(f"{k} {v}" for k, v in config.arguments(term).items())
+    return f" ({text})" if text else ""
 
 
 def formula(name: str) -> str:
-    """A loss in words and in a formula; of one's own the first line of its docstring."""
+    """A loss in words and in a formula; for a loss that is not in FORMULAS the first line of its docstring."""
     if name in FORMULAS:
         return FORMULAS[name]
-    own = (
-        inspect.getdoc(LOSSES[name]) if name in LOSSES else "A loss of pytorch-metric-learning, across the modalities."
-    )
-    return (own or "It has no docstring.").splitlines()[0]
+    if name not in LOSSES:
+        return "A loss of pytorch-metric-learning, across the modalities."
+    return (inspect.getdoc(LOSSES[name]) or "It has no docstring.").splitlines()[0]

@@ -1,4 +1,4 @@
-"""Figures: tidy data in, matplotlib Figure out. Nothing is trained, shown or saved here."""
+"""Figures: each function takes tables or arrays and returns a matplotlib Figure, except save(), which writes one."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 RIGHT, WRONG, BLUE = "#2a9d3a", "#c8382e", "#1f6fb2"
-KINDS = [BLUE, "#e07b00", "#7b5ea7", "#222222"]  # of what stands side by side in a row
-# colours of people that stay apart in print and for most eyes (Kelly 1965, without white, black and grey), then again
+KINDS = [BLUE, "#e07b00", "#7b5ea7", "#222222"]  # of the kinds of intervals that share a row
+# 19 colours of people, distinct in print and for most eyes (Kelly 1965 without white, black and grey)
 PEOPLE = ["#e68fac", "#008856", "#f38400", "#a1caf1", "#be0032", "#0067a5", "#f3c300", "#875692", "#654522", "#8db600"]
 PEOPLE += ["#f99379", "#604e97", "#f6a600", "#b3446c", "#dcd300", "#882d17", "#c2b280", "#e25822", "#2b3d26"]
 
@@ -18,7 +18,10 @@ PEOPLE += ["#f99379", "#604e97", "#f6a600", "#b3446c", "#dcd300", "#882d17", "#c
 def figure(
     rows: int = 1, columns: int = 1, width: float = 4.2, height: float = 3.0, **options
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, columns) in the house style; closed, so that a notebook shows it once."""
+    """A figure in STYLE and its axes (rows, columns); width and height in inches are those of one axes.
+
+    The figure is closed, so that a notebook shows it only where a cell returns it.
+    """
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(
             rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **options
@@ -28,20 +31,22 @@ def figure(
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss terms, validation, gradient norm and learning rate of one run by epoch. history: rows of Run.history."""
+    """Loss terms, validation, gradient norm and learning rate of one run, by epoch.
+
+    Args: history: Run.history, a row an epoch.
+    """
     other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds"}
     terms = [c for c in history if c not in other and not c.startswith("val_") and "." not in c]
-    found = [c for c in ("val_rank1", "val_mAP") if c in history]
+    validation = [c for c in ("val_rank1", "val_mAP") if c in history]
     fig, ((left, second, third, right),) = figure(1, 4, width=2.9, height=2.6)
     for ax, columns, title in (
         (left, terms, "loss terms, unweighted"),
-        (second, found, "validation identities, fractions"),
+        (second, validation, "validation identities, fractions"),
     ):
         for column in columns:
-            there = history[history[column].notna()]
-            ax.plot(
-                there.epoch, there[column], marker="." * (len(there) < len(history)), label=column.removeprefix("val_")
-            )
+            rows = history[history[column].notna()]
+            marker = "." * (len(rows) < len(history))  # epochs without a value leave gaps: then mark the points
+            ax.plot(rows.epoch, rows[column], marker=marker, label=column.removeprefix("val_"))
         ax.set(title=title, xlabel="epoch", ylim=(0, None))
         if columns:
             ax.legend(frameon=False)
@@ -55,9 +60,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 
 def mechanisms(histories: dict[str, pd.DataFrame]) -> Figure:
-    """What acts, by epoch, a line a row: the metric losses' share of the gradient, and the spread of what they compare.
+    """By epoch, a line for each run: the metric losses' share of the gradient, and the spread of what they compare.
 
-    histories: rows of Run.history, with the columns of mechanisms.py.
+    Args: histories: Run.history by row of a table, with the columns that mechanisms.py adds.
     """
     fig, ((left, right),) = figure(1, 2, width=3.6, height=3.0)
     for i, (row, history) in enumerate(histories.items()):
@@ -75,7 +80,11 @@ def mechanisms(histories: dict[str, pd.DataFrame]) -> Figure:
 
 
 def hinge(histories: dict[str, pd.DataFrame], name: str, margin: float) -> Figure:
-    """The two distances of a hinge loss and its value by epoch, a panel a row of `histories`; the margin dotted."""
+    """The two distances that a hinge loss compares, and its value, by epoch; its margin is dotted.
+
+    Args: histories: Run.history by row of a table, a panel each, with columns <name>, <name>.near and <name>.far;
+        name: of the loss; margin: in feature distance.
+    """
     fig, (axes,) = figure(1, max(1, len(histories)), width=3.2, height=2.6)
     for ax, (row, history) in zip(axes, histories.items(), strict=False):
         for column, colour in ((f"{name}.near", WRONG), (f"{name}.far", RIGHT), (name, "0.2")):
@@ -87,10 +96,11 @@ def hinge(histories: dict[str, pd.DataFrame], name: str, margin: float) -> Figur
 
 
 def calibration(table: pd.DataFrame, shipped: str) -> Figure:
-    """How often rules of verdict are wrong in a whole report, and what gains they see. table: calibrate.measure().
+    """How often rules of verdict are wrong in a whole report, and how large a gain must be for them to see it.
 
-    Left: wrong verdicts where no system is better, percent of reports, 1 % dotted; right: share of true gains that are
-    said to hold, by size. The rule that ships is dark.
+    Left: share of reports with a wrong verdict where no system is better, in percent, with 1 % dotted. Right: share of
+    true gains that the rule says hold, by size, with 80 % dotted.
+    Args: table: of calibrate.measure(); shipped: the rule in use, which is drawn dark.
     """
     hard = table[table.world == "people and seeds"].set_index("rule")
     power = hard[[c for c in hard if c.startswith("power_") and "seeds" not in c]]
@@ -114,12 +124,13 @@ def calibration(table: pd.DataFrame, shipped: str) -> Figure:
 
 
 def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
-    """Rows of a table: for each metric a panel of levels and one of differences to the row that is named beside it.
+    """Rows of a table: for each metric a panel of levels, and one of gains over the row that is named at the right.
 
-    Levels: every run as a dark dot, mean and standard deviation over runs in blue, chance dotted. Differences: mean
-    with its 95 % interval over people and seeds, 0 dotted.
-    Args: table: row, metric, value (percent), a row a run; ahead: row, metric, over, difference, difference_low,
-        difference_high (percent points), NaN where there is none; chance: percent, by metric.
+    Levels: each run as a dark dot, mean and standard deviation over runs in blue, chance dotted. Gains: mean and its
+    95 % interval over people and seeds, 0 dotted.
+    Args: table: columns row, metric, value (percent), a line for each run; ahead: columns row, metric, over (the other
+        row), difference, difference_low, difference_high (percent points), NaN where there is none; chance: percent,
+        by metric; title.
     """
     names, metrics = list(dict.fromkeys(table.row)), list(dict.fromkeys(table.metric))
     fig, axes = figure(1, 2 * len(metrics), width=2.3, height=0.34 * len(names) + 1.5, sharey=True)
@@ -151,10 +162,10 @@ def rows(table: pd.DataFrame, ahead: pd.DataFrame, chance: pd.Series, title: str
 
 
 def intervals(table: pd.DataFrame, title: str) -> Figure:
-    """Values with their intervals, a panel each (titles of column panel); dotted at chance.
+    """Values with their intervals by row, in panels; chance is dotted.
 
-    table: panel, row, value, low, high, chance (percent), rows from the top; an interval may be NaN. Of several kinds
-    (a column that may be missing) each has a colour and, in a row, a line of its own.
+    Args: table: columns panel (its title), row, value, low, high, chance (percent), rows from top to bottom; low and
+        high may be NaN. With a column kind, each kind has a colour, and within a row a line of its own; title.
     """
     panels, rows = list(dict.fromkeys(table.panel)), list(dict.fromkeys(table.row))
     table = table.assign(kind=table.get("kind", ""))
@@ -181,7 +192,7 @@ def intervals(table: pd.DataFrame, title: str) -> Figure:
 def lambda_sweep(table: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
     """Rank-1 and mAP over the weight of CMDC (S1 Figure 4): mean and standard deviation over runs, chance dotted.
 
-    table: lambda, metric, value (percent), a row a run; chance: percent, by metric.
+    Args: table: columns lambda, metric, value (percent), a line for each run; chance: percent, by metric; title.
     """
     import seaborn as sns
 
@@ -200,9 +211,10 @@ def lambda_sweep(table: pd.DataFrame, chance: pd.Series, title: str) -> Figure:
 
 
 def convergence(table: pd.DataFrame, margin: float) -> Figure:
-    """CMDC by epoch, training and validation side by side (S1 Figure 5); dotted at its margin.
+    """The value of CMDC by epoch, for training and validation side by side (S1 Figure 5); its margin is dotted.
 
-    table: layout, part, epoch, cmdc, in feature distance; margin: the value where all distances are alike.
+    Args: table: columns layout, part (a panel each), epoch, cmdc (feature distance); margin: the value of CMDC where
+        all distances are equal.
     """
     import seaborn as sns
 
@@ -221,10 +233,11 @@ def convergence(table: pd.DataFrame, margin: float) -> Figure:
 
 
 def similarity_distributions(table: pd.DataFrame) -> Figure:
-    """Densities of the cosine similarities of visible-thermal pairs (S2 Figure 1): a column a panel, a row a level.
+    """Densities of the cosine similarities of visible-thermal pairs (S2 Figure 1), panels side by side, levels below.
 
-    Each panel has its own axis, whose ends stand in the title; one less than half as long as the longest is tinted.
-    table: panel, level, kind, similarity; both levels of a panel share their axis.
+    Each panel has an axis of its own, whose ends are in its title; both levels of a panel share it. A panel whose axis
+    is less than half as long as the longest is tinted: it shows a much smaller range at the same width.
+    Args: table: columns panel, level, kind (same person or not), similarity.
     """
     import seaborn as sns
 
@@ -254,10 +267,10 @@ def similarity_distributions(table: pd.DataFrame) -> Figure:
 
 
 def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
-    """Which pairs a relation makes (S2 Figure 3): anchor to its positives (green) and negatives (red), a panel each.
+    """Which pairs a relation compares (S2 Figure 3): an anchor with its positives (green) and negatives (red).
 
-    Args: points: x, y, label, modality (0, 1), centre (bool), a row each; anchors: {relation: (n, 3) whole numbers,
-        rows of anchor and candidate and whether they are one person}.
+    Args: points: columns x, y, label, modality (0 visible, 1 thermal), centre (bool); anchors: by relation, a panel
+        each, (n, 3) whole numbers: line of the anchor in points, line of the candidate, 1 where they are one person.
     """
     fig, axes = figure(1, len(anchors), width=3.0, height=3.2)
     colour = colours_of(points.label)
@@ -276,21 +289,23 @@ def relations(points: pd.DataFrame, anchors: dict[str, np.ndarray]) -> Figure:
         ax.grid(False)
     shown = [*axes[0, -1].get_legend_handles_labels()[0]]
     shown += [
-        plt.Line2D([], [], color=c, label=f"pair of {of}") for c, of in ((RIGHT, "one person"), (WRONG, "two people"))
+        plt.Line2D([], [], color=c, label=f"pair of {whom}")
+        for c, whom in ((RIGHT, "one person"), (WRONG, "two people"))
     ]
     axes[0, -1].legend(handles=shown, title="colour: person", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
 def colours_of(people) -> dict[object, str]:
-    """A colour for each person, PEOPLE in the order of their numbers."""
+    """A colour of PEOPLE by person, in the order of their numbers; after the last colour they begin again."""
     return {person: PEOPLE[i % len(PEOPLE)] for i, person in enumerate(sorted(set(people)))}
 
 
 def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.ndarray]) -> Figure:
-    """Which pairs each mining keeps (S2 Figure 4): a matrix of anchors and candidates a panel, dropped pairs pale.
+    """Which pairs each way of mining keeps (S2 Figure 4): a matrix of anchors and candidates, dropped pairs pale.
 
-    Args: similarity (A, B); positive (A, B) bool, framed; kept: {name: (A, B) bool}.
+    Args: similarity: (A, B) cosines of A anchors and B candidates; positive: (A, B) bool, pairs of one person, which
+        are framed; kept: (A, B) bool by name, a panel each.
     """
     fig, axes = figure(1, len(kept), width=3.6, height=3.4)
     low, high = similarity.min(), similarity.max()
@@ -308,15 +323,15 @@ def kept_pairs(similarity: np.ndarray, positive: np.ndarray, kept: dict[str, np.
 
 
 def tsne(points: pd.DataFrame, title: str) -> Figure:
-    """A two-dimensional embedding; each person has a colour, and a number below the middle of its visible
-    images and above that of its thermal ones.
+    """A two-dimensional embedding of images; each person has a colour, and its number is written below the middle of
+    its visible images and above the middle of its thermal ones.
 
-    points: x, y, pid, modality (0, 1), panel; one panel side by side for each value.
+    Args: points: columns x, y, pid, modality (0 visible, 1 thermal), panel (panels stand side by side); title.
     """
     panels, colour = list(dict.fromkeys(points.panel)), colours_of(points.pid)
     fig, axes = figure(1, len(panels), width=4.0, height=3.9)
     for ax, panel in zip(axes[0], panels, strict=True):
-        # the few thermal images lie above the many visible ones, larger and framed
+        # thermal images are few: drawn last, larger and framed, so that the visible ones do not hide them
         for modality, style in ((0, {"marker": "o", "s": 16, "alpha": 0.55}), (1, {"marker": "^", "s": 42})):
             part = points[(points.panel == panel) & (points.modality == modality)]
             edge = {"edgecolors": "black", "linewidths": 0.7} if modality else {"linewidths": 0}
@@ -324,13 +339,8 @@ def tsne(points: pd.DataFrame, title: str) -> Figure:
             for person, own in part.groupby("pid"):
                 x, y = own.x.median(), own.y.median()
                 box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": colour[person], "alpha": 0.85}
-                beside = {
-                    "xytext": (0, 10 if modality else -10),
-                    "textcoords": "offset points",
-                    "ha": "center",
-                    "va": "center",
-                }
-                ax.annotate(f"{person}", (x, y), fontsize=6, bbox=box, zorder=5, **beside)
+                place = {"xytext": (0, 10 if modality else -10), "textcoords": "offset points"}
+                ax.annotate(f"{person}", (x, y), fontsize=6, bbox=box, zorder=5, ha="center", va="center", **place)
         ax.set(title=panel, xticks=[], yticks=[])
         ax.grid(False)
     marks = [("visible image", "o", 5, "none"), ("thermal image", "^", 7, "black")]
@@ -346,14 +356,12 @@ def tsne(points: pd.DataFrame, title: str) -> Figure:
 
 
 def cameras(pixels: np.ndarray, rows: pd.DataFrame) -> Figure:
-    """One image of each person and camera: a row a camera, visible ones above, a column a person, blank where none is.
+    """One image of each person (columns) and camera (rows, visible ones above); blank where there is none.
 
-    Args: pixels (n, 3, H, W) uint8; rows: cam, pid and modality of each.
+    Args: pixels: (n, 3, H, W) uint8; rows: columns cam, pid and modality, a line for each image.
     """
-    people, places = (
-        sorted(rows.pid.unique()),
-        rows[["modality", "cam"]].drop_duplicates().sort_values(["modality", "cam"]),
-    )
+    people = sorted(rows.pid.unique())
+    places = rows[["modality", "cam"]].drop_duplicates().sort_values(["modality", "cam"])
     places = list(places.itertuples(index=False, name=None))
     shape = (0.8, 0.8 * pixels.shape[2] / pixels.shape[3])
     fig, axes = figure(len(places), len(people), width=shape[0], height=shape[1])
@@ -371,7 +379,7 @@ def cameras(pixels: np.ndarray, rows: pd.DataFrame) -> Figure:
 
 
 def sheet(pixels: np.ndarray, columns: int, titles: list[str] | None = None) -> Figure:
-    """Images (n, 3, H, W) uint8 in rows of `columns`, each with a title."""
+    """Images side by side. Args: pixels: (n, 3, H, W) uint8; columns: images in a row; titles: of each, or none."""
     rows = -(-len(pixels) // columns)
     height = 1.1 * pixels.shape[2] / pixels.shape[3] + (0.25 if titles else 0)
     fig, axes = figure(rows, columns, width=1.1, height=height)
@@ -386,9 +394,10 @@ def sheet(pixels: np.ndarray, columns: int, titles: list[str] | None = None) -> 
 def retrievals(
     pixels: np.ndarray, queries: np.ndarray, found: np.ndarray, right: np.ndarray, names: list[str]
 ) -> Figure:
-    """Queries with what they found, nearest first, framed green where it is the same person.
+    """Queries, each with the gallery images that it found, nearest first; the same person is framed green, others red.
 
-    Args: pixels (N, 3, H, W) uint8; queries (n,) rows; found (n, k) rows, -1 for none; right (n, k) bool; names (n,).
+    Args: pixels: (N, 3, H, W) uint8; queries: (n,) lines of pixels; found: (n, k) lines of pixels, -1 for none;
+        right: (n, k) bool, whether it is the query's person; names: (n,) titles of the queries.
     """
     n, k = found.shape
     fig, axes = figure(n, k + 1, width=0.85, height=0.85 * pixels.shape[2] / pixels.shape[3] + 0.15)
@@ -407,10 +416,10 @@ def retrievals(
 
 
 def save(fig: Figure, path: Path) -> Path:
-    """Write a figure as <path>.png beside <path>.pdf, both the same bytes each time; returns the PNG's path."""
+    """Write a figure as <path>.png and <path>.pdf, which have the same bytes each time. Returns: the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.name.removesuffix(".png")  # may have a dot: S1.T3
+    name = path.name.removesuffix(".png")  # with_suffix() would take the end of S1.T3 for a suffix
     pdf, png = (path.with_name(f"{name}.{kind}") for kind in ("pdf", "png"))
-    fig.savefig(pdf, metadata={"CreationDate": None}, bbox_inches="tight")  # a long title is not cut
+    fig.savefig(pdf, metadata={"CreationDate": None}, bbox_inches="tight")  # else long titles are cut
     fig.savefig(png, dpi=150, bbox_inches="tight")
     return png

@@ -1,11 +1,13 @@
-"""The tables of both papers as they print them, and what is wrong in them.
+"""The tables of both papers as they print them, and what is wrong or unclear in them.
 
-Numbers are percent, exactly as printed, errors included; ERRORS says what is wrong and where the right value stands.
-Measured numbers never enter this file.
+Numbers are percent, exactly as printed, errors included. ERRORS says what is wrong, and the right value where it is
+known. No measured number stands in this file.
 """
 
 import pandas as pd
 
+# A header and a line for each row. "_" stands for a space in a row's name, "-" for a number that is not printed. A
+# column is named "setting:metric"; a setting is the gallery, or the direction, that was searched
 TABLES = {
     "S1.T1": """
 method source all:rank1 all:rank10 all:rank20 all:mAP indoor:rank1 indoor:rank10 indoor:rank20 indoor:mAP
@@ -106,7 +108,7 @@ Baseline_(w/o_Part)   this   40.34 38.16 35.55 34.97
 +Hc-Tri_Loss          this   48.59 45.22 38.84 38.90
 +CML_Loss             this   50.29 48.34 44.36 44.25
 +Our_Loss             this   54.81 54.12 50.25 48.63""",
-    # a figure without numbers: its point at lambda = 3 is a row of Table 3
+    # A figure without numbers. Its point at lambda = 3 is a row of Table 3
     "S1.F4": """
 method source all:rank1 all:mAP
 3.0    this   57.74     54.35""",
@@ -166,7 +168,10 @@ ERRORS = {
 
 
 def rows(item: str) -> pd.DataFrame:
-    """A table, as "S1.T1": row, source, setting, metric, printed (percent); no rows where no number is printed."""
+    """The printed numbers of a table, one in each row: row, source, setting, metric, printed (percent; NaN for "-").
+
+    Args: item: key of the table, as "S1.T1"; the frame is empty where it prints no number.
+    """
     columns = ["row", "source", "setting", "metric", "printed"]
     if item not in TABLES:
         return pd.DataFrame(columns=columns)

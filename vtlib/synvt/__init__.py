@@ -1,7 +1,7 @@
 """SynVT, the embedded data set: walking people that the project draws itself, in the layouts of the public sets.
 
-people  who they are: shape, colours, heat, scenes, cameras
-draw    one person and one scene as pixels
+people  factors: shape, colours and heat of people, scenes, cameras, and the Spec of a set
+draw    one image from its factors
 make    a whole set as files
 """
 

@@ -1,15 +1,16 @@
-"""SynVT, the data set: its people, cameras and scenes as known factors, and its images in the public sets' layouts.
+"""SynVT as files: a whole data set in the layout of SYSU-MM01 or RegDB, with its lists and its factors.
 
-People walk before visible and thermal cameras; draw.py turns them into pixels. Four things are drawn apart, so that
-each can be changed alone:
+People walk in front of visible and thermal cameras. Four groups of factors are drawn from streams of their own, so that
+each can be changed alone (people.py; draw.py turns them into pixels):
     shape    (seed, pid)               proportions, hair, hat, cut of clothes, bag, shoes, gait: seen by every camera
     colours  (colour_seed, pid)        colours and patterns: seen by visible cameras only
     heats    (heat_seed, pid)          how warm each garment looks: seen by thermal cameras only
-    scene    (seed, pid, cam, number)  view, pose, light, weather, things in the way, sensor: one draw an image
-Shape and cut are therefore all that the two modalities share.
+    scene    (seed, pid, cam, number)  view, pose, light, weather, obstacles, sensor: drawn anew for each image
+The two modalities therefore share shape and cut alone.
 
-An image depends on its own key alone, never on the batch, the process or the order, so a data set can be made by many
-workers, stopped and resumed, and has the same bytes on the same machine with the same versions of NumPy and Pillow.
+An image depends on its own (pid, cam, number) alone, not on the order or the process in which images are drawn. So a
+set can be drawn by many processes, stopped and resumed. Its bytes are the same on the same machine with the same
+versions of NumPy and Pillow.
 """
 
 import io
@@ -31,28 +32,31 @@ from tqdm.auto import tqdm
 from ..common import unknown
 from ..files import lock, read_json
 from .draw import VISIBLE
-from .people import _MEASURED, _NAMED, _SPLIT, CAMERAS, Key, Spec, _rng, render_batch, scene, shape
+from .people import CAMERAS, MEASURED, NAMED, SPLIT, Key, Spec, random_stream, render_batch, scene, shape
 
-VERSION = 1  # raise it whenever a pixel changes, here or in draw.py
+VERSION = 1  # of the pixels: raise it when one changes, here, in people.py or in draw.py
 
 
 class Structure(NamedTuple):
-    """Which images a data set has, and the identities of each part."""
+    """Which images a data set has, and the identities of each split."""
 
-    counts: dict[int, dict[int, int]]  # {cam: {pid: images}}
+    counts: dict[int, dict[int, int]]  # camera -> identity -> number of images
     train: tuple[int, ...]
     val: tuple[int, ...]
     test: tuple[int, ...]
 
 
 def structure(spec: Spec) -> Structure:
-    """`spec.images` images of identities 1 to n in every camera; identities are dealt to the parts at random."""
+    """The structure of a drawn set: identities 1 to n in every camera, with a random split into train, val and test.
+
+    Args: spec: its layout, seed, identities, images, gallery_images and apart count.
+    """
     n, (train, val, _) = sum(spec.identities), spec.identities
-    parts = np.split(1 + _rng(spec.seed, _SPLIT).permutation(n), (train, train + val))
+    parts = np.split(1 + random_stream(spec.seed, SPLIT).permutation(n), (train, train + val))
     counts = {}
     for cam, camera in CAMERAS[spec.layout].items():
-        seen = range(1 + (camera.modality if spec.apart else 0), n + 1, 2 if spec.apart else 1)
-        counts[cam] = dict.fromkeys(seen, spec.images)
+        pids = range(1 + (camera.modality if spec.apart else 0), n + 1, 2 if spec.apart else 1)
+        counts[cam] = dict.fromkeys(pids, spec.images)
         if camera.modality == VISIBLE:
             gallery = counts[cam].keys() & set(parts[2].tolist())
             counts[cam] |= dict.fromkeys(gallery, max(spec.images, spec.gallery_images))
@@ -60,9 +64,11 @@ def structure(spec: Spec) -> Structure:
 
 
 def read_structure(mat_path: str | Path, train: Iterable[int], val: Iterable[int], test: Iterable[int]) -> Structure:
-    """The structure of a real SYSU-MM01: image counts of its rand_perm_cam.mat (cells of (10, n) permutations).
+    """The structure of the real SYSU-MM01, with the numbers of images that its rand_perm_cam.mat states.
 
-    As in the real set, identities that are in no list have images too. Args: train, val, test: the lists' identities.
+    As in the real set, some identities have images and are in no split.
+    Args: mat_path: rand_perm_cam.mat, for each camera and identity a cell of (10, n) permutations of its n images;
+        train, val, test: the identities of each split.
     """
     parts = [tuple(sorted(map(int, ids))) for ids in (train, val, test)]
     counts = {}
@@ -72,7 +78,7 @@ def read_structure(mat_path: str | Path, train: Iterable[int], val: Iterable[int
 
 
 def image_path(spec: Spec, key: Key) -> str:
-    """Where the image of (pid, cam, number) lies, relative to the data folder."""
+    """Path of an image relative to the data folder. Args: spec: of the set; key: (pid, cam, number)."""
     pid, cam, number = key
     if spec.layout == "sysu":
         return f"cam{cam}/{pid:04d}/{number:04d}.jpg"
@@ -81,21 +87,24 @@ def image_path(spec: Spec, key: Key) -> str:
 
 
 def factors(spec: Spec, keys: Iterable[Key]) -> list[dict]:
-    """What generated each image, one row each. Degrees, metres, degrees Celsius; side: where a bag hangs."""
+    """The factors of each image, one dictionary per image: the rows of factors.csv (columns: data/README.md).
+
+    Args: spec: of the set; keys: (pid, cam, number) of each image. Units: degrees, metres, degrees Celsius.
+    """
     rows = []
     for key in keys:
         body = shape(spec, key[0])
         view = scene(spec, body, key)
         drawn = vars(body) | vars(view)
         row = {"path": image_path(spec, key), "pid": key[0], "cam": key[1], "number": key[2]}
-        row |= {"modality": view.cam.modality} | {name: drawn[name] for name in _NAMED}
-        row |= {name: round(float(drawn[name]), 3) for name in _MEASURED}
+        row |= {"modality": view.cam.modality} | {name: drawn[name] for name in NAMED}
+        row |= {name: round(float(drawn[name]), 3) for name in MEASURED}
         rows.append(row | {"yaw": round(float(np.degrees(view.yaw)) % 360, 1)})
     return rows
 
 
 def _put(root: Path, name: str, data: bytes) -> None:
-    """Write under a name of this process, then move: a file that has its final name is whole."""
+    """Write a file under a temporary name and rename it, so that no half-written file has the final name."""
     target, temporary = root / name, root / ".partial" / str(os.getpid())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(data)
@@ -103,6 +112,7 @@ def _put(root: Path, name: str, data: bytes) -> None:
 
 
 def _write_image(spec: Spec, root: Path, key: Key) -> None:
+    """Draw and write one image: JPEG in the layout of SYSU-MM01, BMP in that of RegDB."""
     stream = io.BytesIO()
     image = Image.fromarray(render_batch(spec, [key])[0])
     image.save(stream, "JPEG" if spec.layout == "sysu" else "BMP", quality=92)
@@ -110,6 +120,7 @@ def _write_image(spec: Spec, root: Path, key: Key) -> None:
 
 
 def _sysu_lists(spec: Spec, plan: Structure):
+    """Name and bytes of each file in exp/: the identities of the splits, and ten random draws of the galleries."""
     listed, last = sorted(plan.train + plan.val + plan.test), max(max(pids) for pids in plan.counts.values() if pids)
     for name, ids in zip(("train", "val", "test", "available"), (*plan[1:], listed), strict=True):
         yield f"exp/{name}_id.txt", ",".join(map(str, ids)).encode()
@@ -117,17 +128,19 @@ def _sysu_lists(spec: Spec, plan: Structure):
     for cam in CAMERAS["sysu"]:
         cells[cam - 1, 0] = column = np.empty((last, 1), object)
         for pid in range(1, len(column) + 1):
-            g, n = _rng(spec.seed, _SPLIT, cam, pid), plan.counts.get(cam, {}).get(pid, 0)
+            g, n = random_stream(spec.seed, SPLIT, cam, pid), plan.counts.get(cam, {}).get(pid, 0)
             column[pid - 1, 0] = np.stack([1 + g.permutation(n) for _ in range(10)]).astype(np.uint16)
     stream = io.BytesIO()
     savemat(stream, {"rand_perm_cam": cells}, do_compression=True)
-    title = b"MATLAB 5.0 MAT-file, permutations of SynVT".ljust(116)  # in place of the date: same spec, same bytes
+    # The title takes the place of the date that savemat writes: the same spec gives the same bytes.
+    title = b"MATLAB 5.0 MAT-file, permutations of SynVT".ljust(116)
     yield "exp/rand_perm_cam.mat", title + stream.getvalue()[116:]
 
 
 def _regdb_lists(spec: Spec, plan: Structure):
+    """Name and bytes of each file in idx/: lists of images and labels for ten random splits into two halves."""
     for trial in range(1, 11):
-        g = _rng(spec.seed, _SPLIT, trial)
+        g = random_stream(spec.seed, SPLIT, trial)
         halves = np.split(g.permutation(sorted(plan.counts[1])), [len(plan.train)])
         for part, ids in zip(("train", "test"), halves, strict=True):
             labels = dict(zip(sorted(ids.tolist()), g.permutation(len(ids)).tolist(), strict=True))
@@ -138,12 +151,12 @@ def _regdb_lists(spec: Spec, plan: Structure):
 
 
 def _finished(root: Path, record: str) -> bool:
-    """Whether `root` holds this data set, complete; ValueError where it holds, or is getting, something else."""
+    """Whether `root` holds this data set completely. ValueError if it holds, or someone is drawing, anything else."""
     for name in ("synvt.json", ".partial/synvt.json"):
         if (root / name).exists():
-            found = read_json(root / name, f"remove the folder {root}, and it is drawn anew")
-            found["spec"] = asdict(Spec()) | found.get("spec", {})  # a field that came later is at its default
-            if json.dumps(found, sort_keys=True) != json.dumps(json.loads(record), sort_keys=True):
+            present = read_json(root / name, f"remove the folder {root}, and it is drawn anew")
+            present["spec"] = asdict(Spec()) | present.get("spec", {})  # older sets lack newer fields: their defaults
+            if json.dumps(present, sort_keys=True) != json.dumps(json.loads(record), sort_keys=True):
                 raise ValueError(f"{root} holds a data set of another spec: choose another name, or remove that folder")
             return name == "synvt.json"
     if root.exists() and any(p.name != ".partial" for p in root.iterdir()):
@@ -152,41 +165,42 @@ def _finished(root: Path, record: str) -> bool:
 
 
 def _fill(spec: Spec, root: Path, keys: list[Key], workers: int | None, progress: bool) -> None:
-    """Write the images that are not there yet."""
+    """Draw the images that `root` does not hold yet, in at most `workers` processes."""
     missing = [k for k in keys if not (root / image_path(spec, k)).exists()]
     workers = min(workers or joblib.cpu_count(), 1 + len(missing) // 32)
-    pool = joblib.Parallel(workers, batch_size=32, return_as="generator_unordered")  # needs no main guard in a script
-    done = pool(joblib.delayed(_write_image)(spec, root, key) for key in missing)
-    begun = len(keys) - len(missing)
+    pool = joblib.Parallel(workers, batch_size=32, return_as="generator_unordered")  # loky: scripts need no main guard
+    results = pool(joblib.delayed(_write_image)(spec, root, key) for key in missing)
+    start = len(keys) - len(missing)
     try:
-        for _ in tqdm(done, total=len(keys), initial=begun, desc=root.name, unit="img", disable=not progress):
+        for _ in tqdm(results, total=len(keys), initial=start, desc=root.name, unit="img", disable=not progress):
             pass
     finally:
         if workers > 1:
-            get_reusable_executor().shutdown()  # else its processes wait for more work, for minutes
+            get_reusable_executor().shutdown()  # else its processes stay for minutes
 
 
 def make(
     spec: Spec, root: str | Path, *, plan: Structure | None = None, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Write the data set of `spec` under `root`: images, lists, factors.csv, last synvt.json, which says "complete".
+    """Draw the data set of `spec` into `root`: images, lists, factors.csv, and last synvt.json: the set is complete.
 
-    Returns the folder; at once where it is complete, and where a make was stopped it goes on to the same bytes.
-    plan:    the images of a SYSU layout, by default structure(spec); read_structure() gives the sizes of the real set
-    workers: processes, by default one a core
-    Raises ValueError if the folder belongs to another spec or holds other files.
+    Does nothing if the set is complete; a stopped call is resumed and gives the same bytes.
+    Args: spec: what to draw; root: the folder, made if missing; plan: the images of a set in the SYSU layout, such as
+        read_structure() returns, by default structure(spec); workers: processes, by default one per core; progress:
+        whether to show a bar.
+    Returns: the folder. Raises: ValueError if it belongs to another spec or holds other files, or for a plan of RegDB.
     """
     if plan is not None and spec.layout != "sysu":
         raise ValueError("plan: only the SYSU layout takes another structure; leave it out")
-    root, plan, own = Path(root), plan or structure(spec), {"plan": plan._asdict()} if plan else {}
+    root, plan, extra = Path(root), plan or structure(spec), {"plan": plan._asdict()} if plan else {}
     keys = [(pid, cam, n + 1) for cam, counts in plan.counts.items() for pid in counts for n in range(counts[pid])]
-    about = {"generator": "SynVT", "version": VERSION, "spec": asdict(spec), "images": len(keys)}
-    record = json.dumps(about | own, indent=1)
+    head = {"generator": "SynVT", "version": VERSION, "spec": asdict(spec), "images": len(keys)}
+    record = json.dumps(head | extra, indent=1)
     if _finished(root, record):
         return root
     root.mkdir(parents=True, exist_ok=True)
     place = root.resolve()
-    with lock(place.with_name(f".{place.name}.lock")):  # a second make of the folder waits, and then finds it done
+    with lock(place.with_name(f".{place.name}.lock")):  # a second call waits, and finds the set complete
         (root / ".partial").mkdir(exist_ok=True)
         if not _finished(root, record):
             _put(root, ".partial/synvt.json", record.encode())
@@ -203,9 +217,9 @@ def make(
 
 _SYSU = Spec("sysu", identities=(200, 30, 100), images=6)
 _REGDB = Spec("regdb", identities=(103, 0, 103), images=10)
-# people of their own for pre-training: another seed, so nobody of any other set; none is seen by both modalities
+# For pre-training: another seed, so that its people are in no other set; nobody is seen by both modalities.
 _START = Spec("sysu", 1000, (2900, 99, 1), apart=True, height=192, width=96, nuisance=0.3, yaw=0.5)
-PRESETS = {  # names are those of the data folders
+PRESETS = {  # by the name of the data folder
     "synvt_sysu_quick": replace(_SYSU, identities=(12, 4, 6), images=4, gallery_images=10),
     "synvt_regdb_quick": replace(_REGDB, identities=(12, 0, 12), images=4),
     "synvt_sysu": replace(_SYSU, identities=(500, 60, 210), images=4, gallery_images=10, nuisance=0.3, yaw=0.5),
@@ -218,9 +232,10 @@ PRESETS = {  # names are those of the data folders
 
 
 def preset(name: str) -> Spec:
-    """The spec of a data set's name: a preset, or one with other values, as `synvt_sysu,nuisance=1.0,yaw=0.5`.
+    """The spec that a name stands for: a preset, or a preset with changes, as `synvt_sysu,nuisance=1.0,yaw=0.5`.
 
-    Identities are given as 250+30+100. Raises: ValueError for an unknown preset or field, and what Spec raises.
+    Args: name: changes name fields of Spec; identities are written as 250+30+100.
+    Raises: ValueError for an unknown preset or field, a field that is named twice, or as Spec.
     """
     base, *changes = name.split(",")
     if base not in PRESETS:
@@ -228,14 +243,14 @@ def preset(name: str) -> Spec:
     values = {}
     for field, _, text in (change.partition("=") for change in changes):
         if field not in Spec.__dataclass_fields__ or field in values:
-            known = Spec.__dataclass_fields__.keys() - values
-            raise ValueError(f"{name}: {unknown('field of a SynVT set', field, known)}")
+            fields = Spec.__dataclass_fields__.keys() - values
+            raise ValueError(f"{name}: {unknown('field of a SynVT set', field, fields)}")
         values[field] = _value(field, text)
     return replace(PRESETS[base], **values)
 
 
 def _value(field: str, text: str):
-    """What a field's text stands for, or else the text itself, of which Spec then says what is wrong."""
+    """The value that a text stands for, or else the text itself, which Spec then refuses with a message."""
     if text in ("true", "false"):
         return text == "true"
     for kind in (lambda t: tuple(map(int, t.split("+"))),) if field == "identities" else (int, float):
