@@ -1,8 +1,8 @@
 """What the suite measured on one machine, and the texts that quote it.
 
 measured/ holds the numbers of a finished `./run_all.sh` as small tables, and two texts with places for numbers:
-readme.md is the part of README.md that is measured, results.md becomes measured/README.md. After a new measurement, from
-the folder of the project:
+readme.md is the part of README.md that is measured, results.md becomes measured/README.md. After a new measurement,
+from the folder of the project:
 
     .venv/bin/python tests/measured.py results/cpu     # keeps its numbers, and writes them into both pages
 """

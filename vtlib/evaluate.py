@@ -177,8 +177,9 @@ def sysu(
 
     Args: features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera;
         mode: "all", galleries of cameras 1, 2, 4, 5, or "indoor", of 1, 2; shots: images of each identity and gallery
-        camera; trials: how many galleries are drawn; metric: "cosine" or "euclidean"; gallery: "official" draws by `permutations` {(cam, pid): (trials, n) 1-based}; "community" draws by
-        random.seed(trial) as public Python code does (whose draw of several shots cannot be repeated: that is ours).
+        camera; trials: how many galleries are drawn; metric: "cosine" or "euclidean"; gallery: "official" draws by
+        `permutations` {(cam, pid): (trials, n) 1-based}, "community" by random.seed(trial) as public Python code does
+        (whose draw of several shots cannot be repeated: that is ours).
     Returns: one row a trial: trial, rank1, rank5, rank10, rank20, mAP, mINP, queries, gallery; fractions in [0, 1].
     Raises: ValueError on an unknown option, missing permutations, or if no query has a match.
     """
@@ -191,7 +192,8 @@ def draw_gallery(
 ) -> list[tuple[int, int, int]]:
     """Gallery of one trial as (cam, pid, number), identities in ascending order, cameras ascending within each.
 
-    Args: sets: (pid, cam), ascending -> the numbers of its images, ascending.
+    Args: sets: (pid, cam), ascending -> the numbers of its images, ascending; trial, shots, gallery, permutations: as
+        sysu().
     """
     if gallery not in ("official", "community"):
         raise ValueError(f"gallery {gallery!r} is not known: choose official or community")
