@@ -227,7 +227,7 @@ def regdb(visible, visible_pids, thermal, thermal_pids, *, metric: str = "cosine
     """RegDB protocol of one split: all visible images search all thermal ones and the reverse; nothing is left out.
 
     Source: Ye et al. 2018, HCML; one model per split, averaged over ten splits by the caller.
-    Args: visible (V, D), visible_pids (V,), thermal (T, D), thermal_pids (T,).
+    Args: visible (V, D); visible_pids (V,); thermal (T, D); thermal_pids (T,); metric: "cosine" or "euclidean".
     Returns: rows v2t and t2v (the transpose of the same matrix) with direction, rank1 ... mINP, queries, gallery.
     """
     return both_directions(similarity_matrix(visible, thermal, metric), visible_pids, thermal_pids)
