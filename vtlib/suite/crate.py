@@ -80,7 +80,7 @@ def about_report(name: str) -> str:
     """What a file of a report is; "" for one that the suite does not write, since it could show images of a set."""
     suffix = next((kind for kind in KINDS if name.endswith(kind)), "")
     stem = name.removesuffix(suffix)
-    item = re.sub("-(weights|epochs)$", "", stem)  # two further figures of items; others are left out
+    item = re.sub("-(weights|epochs|acts|cmdc)$", "", stem)  # further figures of items; others are left out
     words = items.ITEMS[item].title if item in items.ITEMS else OTHERS.get(stem.partition("_")[0], "")
     return f"{words}: {KINDS[suffix]}" if suffix and words else ""
 
