@@ -100,9 +100,9 @@ def test_an_export_overwrites_nothing_else(results, there):
     assert path.is_dir() or path.read_bytes() == before
 
 
-def test_runs_of_no_table_stay_here(made, tmp_path, monkeypatch):
+def test_runs_of_no_table_stay_here(results, made, monkeypatch):
     monkeypatch.setattr(papers, "ITEMS", {"S1.T2": items.ITEMS["S1.T2"]})  # the baseline on RegDB's layout
-    said = exchange.export("quick", tmp_path / "ours.zip")
+    said = exchange.export("quick", results / "ours.zip")
     assert "1 runs on synvt_regdb_quick" in said and f"{len(made) - 1} runs of no table are left out" in said
     fields = made[0].experiment.model_dump(mode="json")
     assert exchange.run_id_of(fields) == made[0].experiment.run_id
