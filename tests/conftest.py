@@ -10,17 +10,14 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
 
-# files whose tests train, start processes or kernels, or draw whole sets: ./run_all.sh gate leaves them out
-SLOW = (
-    "batch data synvt speed notebooks launch parallel real runs parts pretrain train tuning cues exchange report crate"
-)
-SLOW = {f"tests/{name}" for name in SLOW.split()} | {f"tests/test_{name}.py" for name in SLOW.split()}
+# folders and files, less test_, whose tests train, start processes or draw whole sets: the gate leaves them out
+SLOW = {"batch", "data", "synvt", "speed", "notebooks", "launch", "parallel", "real", "runs", "parts", "pretrain"}
+SLOW |= {"train", "tuning", "cues", "exchange", "report", "crate"}
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        place = item.path.relative_to(ROOT)
-        if "home" in item.fixturenames or SLOW & {str(place), str(place.parent), f"tests/{place.name}"}:
+        if "home" in item.fixturenames or SLOW & {item.path.parent.name, item.path.stem.removeprefix("test_")}:
             item.add_marker("slow")
 
 

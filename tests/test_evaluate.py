@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vtlib import bootstrap, evaluate, inference, ranking
+from vtlib import bootstrap, evaluate, inference, protocols, ranking
 from vtlib.suite import embeddings
 
 OFFICIAL = Path(__file__).parent / "official"
@@ -807,7 +807,7 @@ def test_what_queries_add_is_their_mean_over_trials_and_nan_without_a_match():
     nan = np.nan
     first = ranking.Ranked(np.array([1, 6, 0]), np.array([1.0, 0.2, nan]), np.array([1.0, 0.1, nan]))
     second = ranking.Ranked(np.array([2, 1, 0]), np.array([0.5, 1.0, nan]), np.array([0.5, 1.0, nan]))
-    found = ranking.of_queries([first, second])
+    found = protocols.of_queries([first, second])
     assert found.rank1.tolist()[:2] == [0.5, 0.5] and found.rank5.tolist()[:2] == [1.0, 0.5]
     assert found.mAP.tolist()[:2] == [0.75, 0.6] and found.iloc[2].isna().all()
 

@@ -19,21 +19,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .ranking import (
-    RANKS,
-    Gallery,
-    Metrics,
-    Ranked,
-    as_array,
-    feature_rows,
-    finite,
-    identities,
-    mean_over_queries,
-    numbers_only,
-    rank_metrics,
-    similarities,
-    similarity_matrix,
-)
+from . import ranking
+from .ranking import Metrics, Ranked, rank_metrics
 
 QUERY_CAMERAS = (3, 6)  # of SYSU-MM01: the thermal ones
 GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
@@ -42,7 +29,7 @@ BLIND = {3: 2}  # query camera -> the gallery camera at the same place, which it
 
 def row(metrics: Metrics, gallery: int, **names) -> dict:
     """One row of a protocol's table; rank-k beyond the gallery's length is its last value."""
-    cmc = {f"rank{k}": float(metrics.cmc[min(k, len(metrics.cmc)) - 1]) for k in RANKS}
+    cmc = {f"rank{k}": float(metrics.cmc[min(k, len(metrics.cmc)) - 1]) for k in ranking.RANKS}
     return {**names, **cmc, "mAP": metrics.mAP, "mINP": metrics.mINP, "queries": metrics.valid, "gallery": gallery}
 
 
@@ -67,8 +54,8 @@ class SysuSearch:
 
     def __init__(self, features, pids, cams, numbers, *, metric: str = "cosine"):
         """features (N, D); pids, cams, numbers (N,) of the test images, numbers 1-based within identity and camera."""
-        features, pids = feature_rows(features), identities(pids)
-        cams, numbers = numbers_only(cams, "cams"), numbers_only(numbers, "numbers")
+        features, pids = ranking.feature_rows(features), ranking.identities(pids)
+        cams, numbers = ranking.numbers_only(cams, "cams"), ranking.numbers_only(numbers, "numbers")
         if not len(features) == len(pids) == len(cams) == len(numbers):
             lengths = [len(a) for a in (features, pids, cams, numbers)]
             raise ValueError(f"features, pids, cams and numbers must be as long as each other, not {lengths}")
@@ -83,7 +70,9 @@ class SysuSearch:
         self.found_by_any = ((self.query_pids[:, None] == self.pids) & ~unseen).any(0)  # (columns,)
         self.scores = np.zeros(unseen.shape)  # without queries or gallery there is nothing to compare
         if unseen.size:
-            self.scores = finite(as_array(similarities(features[query], features[candidates], metric)))
+            self.scores = ranking.finite(
+                ranking.as_array(ranking.similarities(features[query], features[candidates], metric))
+            )
         self.scores[unseen] = -np.inf
         keys = zip(self.cams.tolist(), names[self.pids].tolist(), numbers[candidates].tolist(), strict=True)
         self.column: dict[tuple, int] = {}  # (cam, pid, number) -> its column of the scores
@@ -120,7 +109,7 @@ class SysuSearch:
         rows = []
         for trial, (found, columns) in enumerate(self.ranked(mode, shots, gallery, permutations, trials)):
             people = len(np.unique(self.pids[columns]))
-            rows.append(row(mean_over_queries(found, people), len(columns), trial=trial))
+            rows.append(row(ranking.mean_over_queries(found, people), len(columns), trial=trial))
         return pd.DataFrame(rows)
 
     def ranked(
@@ -137,8 +126,8 @@ class SysuSearch:
         for columns in self.galleries(mode, shots, gallery, permutations, trials):
             # where nobody has more images than shots, every trial draws the same
             if (same := np.sort(columns).tobytes()) not in known:
-                found = Gallery(self.pids[columns], count_identities=True).search(
-                    self.scores[:, columns], self.query_pids
+                found = ranking.Gallery(self.pids[columns], count_identities=True).search(
+                    self.scores.take(columns, axis=1), self.query_pids
                 )
                 known[same] = found, columns
             yield known[same]
@@ -230,12 +219,14 @@ def regdb(visible, visible_pids, thermal, thermal_pids, *, metric: str = "cosine
     Args: visible (V, D); visible_pids (V,); thermal (T, D); thermal_pids (T,); metric: "cosine" or "euclidean".
     Returns: rows v2t and t2v (the transpose of the same matrix) with direction, rank1 ... mINP, queries, gallery.
     """
-    return both_directions(similarity_matrix(visible, thermal, metric), visible_pids, thermal_pids)
+    return both_directions(ranking.similarity_matrix(visible, thermal, metric), visible_pids, thermal_pids)
 
 
 def both_directions(similarity: Tensor, visible_pids, thermal_pids, exclude=None) -> pd.DataFrame:
     """Visible-to-thermal and thermal-to-visible of one (V, T) similarity, `exclude` (V, T) bool as in rank_metrics."""
-    similarity, exclude = (x if x is None or isinstance(x, Tensor) else as_array(x) for x in (similarity, exclude))
+    similarity, exclude = (
+        x if x is None or isinstance(x, Tensor) else ranking.as_array(x) for x in (similarity, exclude)
+    )
     back = None if exclude is None else exclude.T
     v2t = rank_metrics(similarity, visible_pids, thermal_pids, exclude=exclude)
     t2v = rank_metrics(similarity.T, thermal_pids, visible_pids, exclude=back)

@@ -66,11 +66,7 @@ def looked_at(name: str, options: dict, features: Tensor, labels: Tensor, modali
         )
         images = points(*batch)
         stripes = images if local is None or "c2c" not in relations else points(local.transpose(0, 1), *batch[1:])
-        matrices = [
-            (similarity, positive, ~positive)
-            for relation in relations
-            for similarity, positive in directions(stripes if relation == "c2c" else images, relation)
-        ]
+        matrices = [m for r in relations for m in directions(stripes if r == "c2c" else images, r)]
         return mined(matrices, values["mining"], values["mining_margin"]) | weighed(matrices, values["weighting"])
     return {}
 

@@ -14,7 +14,7 @@ holds for a closed set that is known beforehand: never compare it with plain one
 - "adapted centred": the features of the adapted network, centred.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -222,9 +222,9 @@ class Embedded:
         return tables
 
     def queries(self, search: Search, trials: int) -> pd.DataFrame:
-        """What each query adds to the metrics, mean over trials: pid, row, and what ranking.of_queries() gives."""
+        """What each query adds to the metrics, mean over trials: pid, row, and what of_queries() gives."""
         query, results = self.ranked(search, trials)
-        table = ranking.of_queries(trial.ranked for trial in results)
+        table = of_queries(trial.ranked for trial in results)
         table.insert(0, "pid", self.pids[query])
         table.insert(1, "row", self.images["row"].numpy()[query])
         return table
@@ -292,6 +292,19 @@ class Embedded:
             for q in chosen
         ]
         return thermal[chosen], np.where(seen, visible[nearest], -1), right, titles
+
+
+def of_queries(trials: Iterable[ranking.Ranked]) -> pd.DataFrame:
+    """What each query adds to a protocol's metrics: rank1, ..., mAP, mINP (Q rows), fractions, mean over its trials.
+
+    The mean of a column is the protocol's mean over trials, since every trial has the same valid queries: each gallery
+    holds as many images of an identity and a camera. A query without a match is NaN, and in no mean.
+    """
+    tables = []
+    for ranked in trials:
+        found = {f"rank{k}": np.where(ranked.first > 0, ranked.first <= k, np.nan) for k in ranking.RANKS}
+        tables.append(np.stack([*found.values(), ranked.ap, ranked.inp], 1))
+    return pd.DataFrame(np.mean(tables, axis=0), columns=[*found, "mAP", "mINP"])
 
 
 def rehearse(layout: str, test: pd.DataFrame, permutations: Mapping | None, trials: int) -> list[str]:

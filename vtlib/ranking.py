@@ -1,18 +1,17 @@
 """Rank-k, mAP and mINP of one matrix of similarities: each query (a row) ranks the gallery (the columns).
 
-We never sort a gallery. The rank of a match is 1 + the number of gallery images that score higher, and of equal scores
-the earlier image ranks first. So a query with m matches takes m comparisons of its row with one number.
+The rank of a match is 1 + the number of gallery images that score higher, and of equal scores the earlier image ranks
+first. Where a query has few matches that number is counted for each; where it has many it is looked up in the sorted
+scores. We never argsort a gallery.
 
 Features, similarities, labels and masks may be lists, NumPy arrays or tensors on any device. Labels are whole numbers
 or texts, compared for equality only. Half precision is computed in float32.
 """
 
-from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -105,9 +104,10 @@ class Gallery:
     def __init__(self, pids: np.ndarray, count_identities: bool = False):
         """pids (G,) int64; count_identities: Ranked.first ranks identities, each by its best image."""
         order = np.argsort(pids, kind="stable")
-        self.identities, starts = np.unique(pids[order], return_index=True)
-        self.own = dict(zip(self.identities.tolist(), np.split(order, starts[1:]), strict=True))
+        names, starts = np.unique(pids[order], return_index=True)
+        self.own = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
         self.order, self.starts, self.count_identities = order, starts, count_identities
+        self.in_order = bool((order[1:] > order[:-1]).all())
 
     def search(self, scores: np.ndarray, pids: np.ndarray) -> Ranked:
         """What queries find by their scores (Q, G), -inf where a query may not see; pids (Q,) sorted."""
@@ -123,10 +123,7 @@ class Gallery:
         """search() of the queries of one identity (q, G), whose images are the columns `own` (m,)."""
         value = scores[:, own]
         seen = value > -np.inf
-        rank = np.empty(value.shape, np.int64)
-        for j, place in enumerate(own):
-            v = scores[:, place, None]
-            rank[:, j] = 1 + count(scores[:, :place] >= v) + count(scores[:, place:] > v)
+        rank = by_counting(scores, own) if 2 ** len(own) < scores.shape[1] else by_sorting(scores, own)
         rank = np.sort(np.where(seen, rank, scores.shape[1] + 1), axis=1)
         n, matches = np.arange(1, len(own) + 1), seen.sum(1)
         with np.errstate(invalid="ignore"):  # 0 / 0 where all matches are excluded
@@ -140,27 +137,48 @@ class Gallery:
 
         An identity is ahead if one of its images is: if it scores higher, or as high in an earlier column.
         """
-        v, place = value.max(1, keepdims=True), own[value.argmax(1), None]
-        ahead = (scores > v) | ((scores == v) & (np.arange(scores.shape[1]) < place))
-        return 1 + np.logical_or.reduceat(ahead[:, self.order], self.starts, axis=1).sum(1)
+        v = value.max(1, keepdims=True)
+        best = self.over_identities(np.maximum, scores)
+        first, tied = 1 + (best > v).sum(1), (best == v).sum(1) > 1
+        if tied.any():
+            x, v, place = scores[tied], v[tied], own[value[tied].argmax(1), None]
+            ahead = (x > v) | ((x == v) & (np.arange(x.shape[1]) < place))
+            first[tied] = 1 + self.over_identities(np.logical_or, ahead).sum(1)
+        return first
+
+    def over_identities(self, reduce: np.ufunc, x: np.ndarray) -> np.ndarray:
+        """x (q, G) reduced over the columns of each identity, (q, identities)."""
+        return reduce.reduceat(x if self.in_order else x[:, self.order], self.starts, axis=1)
+
+
+def by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """1-based rank (q, m) of the columns `own` (m,) in each row of scores (q, G): a comparison of the row for each."""
+    rank = np.empty((len(scores), len(own)), np.int64)
+    for j, place in enumerate(own):
+        v = scores[:, place, None]
+        rank[:, j] = 1 + count(scores[:, :place] >= v) + count(scores[:, place:] > v)
+    return rank
+
+
+def by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """by_counting() where a row has many matches: look them up in the sorted row; rows with equal scores are counted.
+
+    To sort values takes a sixth of the time of an argsort.
+    """
+    ordered, value = np.sort(scores, axis=1), scores[:, own]
+    # NumPy's searchsorted takes one row at a time
+    upto = np.stack([row.searchsorted(v, "right") for row, v in zip(ordered, value, strict=True)])  # (q, m)
+    before = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1)
+    tied = ((before == value) & (upto > 1) & (value > -np.inf)).any(1)
+    rank = 1 + scores.shape[1] - upto
+    if tied.any():
+        rank[tied] = by_counting(scores[tied], own)
+    return rank
 
 
 def count(mask: np.ndarray) -> np.ndarray:
     """How many of each row of a mask (q, G) are true, (q,), in half the time of mask.sum(1)."""
     return mask.view(np.uint8).sum(1, dtype=np.uint32)
-
-
-def of_queries(trials: Iterable[Ranked]) -> pd.DataFrame:
-    """What each query adds to a protocol's metrics: rank1, ..., mAP, mINP (Q rows), fractions, mean over its trials.
-
-    The mean of a column is the protocol's mean over trials, since every trial has the same valid queries: each gallery
-    holds as many images of an identity and a camera. A query without a match is NaN, and in no mean.
-    """
-    tables = []
-    for ranked in trials:
-        found = {f"rank{k}": np.where(ranked.first > 0, ranked.first <= k, np.nan) for k in RANKS}
-        tables.append(np.stack([*found.values(), ranked.ap, ranked.inp], 1))
-    return pd.DataFrame(np.mean(tables, axis=0), columns=[*found, "mAP", "mINP"])
 
 
 def identities(labels, name: str = "pids") -> np.ndarray:

@@ -74,13 +74,19 @@ def tried(methods: Iterable[str], profile: str, measure) -> list[Trial]:
     rates = [(m, trial(profile, m, rate)) for m in methods for rate in RATES]
     trials = [Trial(m, e, mAP) for (m, e), mAP in zip(rates, measure([e for _, e in rates]), strict=True)]
     factors = []
-    for m in methods:
-        own = (t for t in trials if t.method == m)
-        best = max(own, key=lambda t: -1 if isnan(t.val_mAP) else t.val_mAP).experiment
-        rate = best.lr, best.backbone_lr_factor
+    for m, best in best_of(trials).items():
+        rate = best.experiment.lr, best.experiment.backbone_lr_factor
         if weights(experiment(profile, m, tuned=False), 0.5):
             factors += [(m, trial(profile, m, rate, factor)) for factor in WEIGHTS if factor != 1]
     return trials + [Trial(m, e, mAP) for (m, e), mAP in zip(factors, measure([e for _, e in factors]), strict=True)]
+
+
+def best_of(trials: list[Trial]) -> dict[str, Trial]:
+    """The trial of each method with the highest mAP, the first of equal ones; one that broke is below all others."""
+    best: dict[str, Trial] = {}
+    for t in sorted(trials, key=lambda t: -1 if isnan(t.val_mAP) else t.val_mAP, reverse=True):  # keeps equal ones
+        best.setdefault(t.method, t)
+    return {method: best[method] for method in dict.fromkeys(t.method for t in trials)}
 
 
 def measured(experiments: list[Experiment], say=print) -> list[float]:
@@ -105,9 +111,8 @@ def table(trials: list[Trial]) -> pd.DataFrame:
         | {"run_id": e.run_id, "recipe": not values(e)}
         for m, e, mAP in trials
     ]
-    frame = pd.DataFrame(rows)
-    best = frame.val_mAP.fillna(-1).groupby(frame.method).idxmax()  # -1: all trials of a method may have failed
-    return frame.assign(chosen=frame.index.isin(best))
+    best = best_of(trials)
+    return pd.DataFrame(rows).assign(chosen=[t is best[t.method] for t in trials])
 
 
 def factor_of(e: Experiment) -> float:
@@ -126,11 +131,11 @@ def both_places(method: str, profile: str, seeds: Iterable[int] = (0, 1, 2)) -> 
     """
     own, plain = (experiment(profile, method, tuned=tuned) for tuned in (True, False))
     metric = [name for name in own.losses if name != "id"]
+    current = {(own.losses[n].get("on", "pooled"), own.losses[n].get("normalise", False)) for n in metric}
     places = {}
     for place in ("pooled", "neck") if metric else ():
         for unit in (False, True) if set(metric) & set(LENGTHS) else (False,):
             moved = {f"losses.{n}.{key}": value for n in metric for key, value in (("on", place), ("normalise", unit))}
-            current = {(own.losses[n].get("on", "pooled"), own.losses[n].get("normalise", False)) for n in metric}
             e = own if current == {(place, unit)} else plain.but(**moved)
             places[f"{place}, length 1" if unit else place] = [as_trial(e, seed=seed) for seed in seeds]
     return places
@@ -167,7 +172,7 @@ def trained(e: Experiment, say=print) -> runs.Run | None:
 def write(profile: str, trials: list[Trial], path: Path) -> None:
     """Write all trials as one JSON file: {profile, facts, chosen: {method: overrides}, trials: rows of table()}."""
     frame = table(trials)
-    choice = {t.method: values(t.experiment) for t, best in zip(trials, frame.chosen, strict=True) if best}
+    choice = {method: values(best.experiment) for method, best in best_of(trials).items()}
     rows = frame.round({"val_mAP": 2}).astype(object).where(frame.notna(), None).to_dict("records")
     first = trials[0].experiment
     facts = device.environment(first.device, first.precision)

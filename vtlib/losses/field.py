@@ -46,7 +46,7 @@ def hardest(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: 
     same = labels[:, None] == labels
     if cross_modality:
         g.members(features, labels, modality, least=2)  # only for its errors
-    itself = torch.eye(len(labels), device=labels.device).bool()
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     candidate = modality[:, None] != modality if cross_modality else ~itself
     positive, negative = same & candidate, ~same & candidate
     if (lonely := ~positive.any(1)).any():
@@ -97,7 +97,7 @@ def centre_distances(features: Tensor, labels: Tensor, modality: Tensor) -> tupl
     centre of another identity."""
     centre = g.centres(features, g.members(features, labels, modality, least=2)[0]).flatten(-3, -2)  # (..., 2P, D)
     dist, p = g.pairwise_distance(centre, centre), centre.shape[-2] // 2
-    own = torch.eye(p, device=features.device).bool().repeat(2, 2)  # (2P, 2P)
+    own = torch.eye(p, dtype=torch.bool, device=features.device).repeat(2, 2)  # (2P, 2P)
     across = dist.diagonal(p, -2, -1)  # (..., P), visible to thermal
     return torch.cat([across, across], -1), dist.masked_fill(own, torch.inf).amin(-1)
 

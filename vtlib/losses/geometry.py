@@ -98,7 +98,7 @@ def between_identities(centre: Tensor) -> tuple[Tensor, Tensor]:
     """Distances d(c_i^m, c_j^m') of every identity i, (2, P, D) -> (P, 4P), and a mask of those with j != i."""
     p = centre.shape[1]
     between = pairwise_distance(centre.flatten(0, 1), centre.flatten(0, 1)).view(2, p, 2, p)
-    other = ~torch.eye(p, device=centre.device).bool()[:, None, None].expand(p, 2, 2, p)
+    other = ~torch.eye(p, dtype=torch.bool, device=centre.device)[:, None, None].expand(p, 2, 2, p)
     return between.transpose(0, 1).flatten(1), other.flatten(1)
 
 

@@ -68,8 +68,8 @@ def points(features: Tensor, labels: Tensor, modality: Tensor) -> tuple[Tensor, 
     return cosine, torch.cat([labels[order], identities, identities]), kinds
 
 
-def directions(batch: tuple, relation: Relation) -> Iterator[tuple[Tensor, Tensor]]:
-    """Similarity (..., A, B) and positives (A, B) of a relation in the value of points(), first with visible anchors.
+def directions(batch: tuple, relation: Relation) -> Iterator[Pairs]:
+    """The pairs of a relation in the value of points(), first with visible anchors, then with thermal ones.
     i2i, S2 Eq. 2: samples and samples; c2i, Eq. 3: centres and samples; c2c, Eq. 4: centres and centres.
     Raises: ValueError on another relation.
     """
@@ -77,7 +77,8 @@ def directions(batch: tuple, relation: Relation) -> Iterator[tuple[Tensor, Tenso
     cosine, labels, kinds = batch
     for m in (0, 1):
         a, b = kinds[relation[0]][m], kinds[relation[2]][1 - m]
-        yield cosine[..., a, b], to_device_of(labels[a, None] == labels[b], cosine)
+        positive = to_device_of(labels[a, None] == labels[b], cosine)
+        yield cosine[..., a, b], positive, ~positive
 
 
 @loss(alpha=SCALE, beta=SCALE)
@@ -100,11 +101,11 @@ def multi_similarity(
 def pair_matrices(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: bool) -> list[Pairs]:
     """The pairs of multi_similarity(): of both directions, or of all samples in one pool."""
     if cross_modality:
-        return [(x, positive, ~positive) for x, positive in directions(points(features, labels, modality), "i2i")]
+        return list(directions(points(features, labels, modality), "i2i"))
     same = labels[:, None] == labels
     if same.all():
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
-    masks = same & ~torch.eye(len(labels), device=labels.device).bool(), ~same
+    masks = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
     return [(cosine_of(gram(features / magnitude(features))), *(to_device_of(mask, features) for mask in masks))]
 
 
@@ -127,10 +128,10 @@ def adaptive_weighting(
 def adaptive(batch: tuple, relation: Relation, weighting: bool, detach_weights: bool, *mined: Any) -> Tensor:
     """adaptive_weighting() of points(), (...) for features (..., N, D); mined: mining, mining_margin, threshold."""
     values = []
-    for similarity, positive in directions(batch, relation):
-        source = similarity.detach() if detach_weights else similarity
-        weights = pair_weights(source if weighting else torch.full_like(similarity, 0.5))
-        values.append(over_anchors((similarity, positive, ~positive), weights, (1, 1), *mined))
+    for pairs in directions(batch, relation):
+        source = pairs[0].detach() if detach_weights else pairs[0]
+        weights = pair_weights(source if weighting else torch.full_like(source, 0.5))
+        values.append(over_anchors(pairs, weights, (1, 1), *mined))
     return (values[0] + values[1]) / 2
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from .. import __version__
-from ..common import results_root, user_path
+from ..common import results_root
 from ..data.croissant import CRATE, FORMATS, MIT
 from . import exchange, items
 
@@ -48,9 +48,7 @@ def crate(profile: str, path: str | Path) -> str:
     Returns: a sentence on what is in it.
     Raises: ValueError if nothing is finished, a run is not whole, or the place is taken by another kind of file.
     """
-    path = user_path(path)
-    if path.is_dir() or (path.exists() and not is_crate(path)):
-        raise ValueError(f"{path} is there and no file of `results crate`: give a new name like {profile}-crate.zip")
+    path = exchange.replaceable(path, is_crate, "results crate", f"{profile}-crate.zip")
     runs, left_out = exchange.finished(profile)
     folder = results_root() / profile / "report"
     reports = {f.name: about for f in sorted(folder.glob("*")) if f.is_file() and (about := about_report(f.name))}

@@ -24,12 +24,10 @@ from torch import Tensor
 from .. import protocols, ranking, runs, synvt
 from ..common import unknown
 from ..config import Experiment
-from ..synvt import draw
+from ..synvt import draw, people
 from . import transfer
 from .items import MAIN_PROTOCOL
 
-NAMED = ["hair", "hat", "coat", "legs", "bag", "shoes", "side"]  # a person's own columns of factors.csv: names, numbers
-MEASURED = ["sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride"]
 GRID = (24, 12)  # rows and columns of cells in which a map of the person is averaged
 STRIPES, LEVELS = 6, 6  # of a colour histogram: horizontal stripes of the person, steps of each channel
 FIXED = {  # fields of people.scene() that change the outline from image to image, and the value that they are held at
@@ -167,7 +165,8 @@ def factors(root: Path, test: pd.DataFrame) -> Tensor:
     A named factor becomes one column for each value, 1 or 0, less its mean; a measured one is in standard deviations.
     """
     rows = pd.read_csv(root / "factors.csv", keep_default_na=False).set_index("path").loc[test.path]
-    named, measured = pd.get_dummies(rows[NAMED].astype(str), dtype=float), rows[MEASURED].astype(float)
+    named = pd.get_dummies(rows[[*people.PERSON_NAMED]].astype(str), dtype=float)
+    measured = rows[[*people.PERSON_MEASURED]].astype(float)
     measured = (measured - measured.mean()) / measured.std(ddof=0).replace(0, 1)
     return torch.from_numpy(np.concatenate([named - named.mean(), measured], axis=1))
 

@@ -12,6 +12,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -62,9 +63,7 @@ def export(profile: str, path: str | Path) -> str:
     Returns: a sentence on what is in it.
     Raises: ValueError if nothing is finished, a run is not whole, or the place is taken by another kind of file.
     """
-    path = user_path(path)
-    if path.is_dir() or (path.exists() and not is_ours(path)):
-        raise ValueError(f"{path} is there and no file of `results export`: give a new name like {profile}.zip")
+    path = replaceable(path, is_ours, "results export", f"{profile}.zip")
     runs, left_out = finished(profile)
     content = {f"runs/{i}/{name}": text for i, run in runs.items() for name, text in texts(*run).items()}
     content |= {f"report/{f.name}": f.read_text() for f in sorted((results_root() / profile / "report").glob("*.csv"))}
@@ -74,6 +73,19 @@ def export(profile: str, path: str | Path) -> str:
     write(path, {"manifest.json": dumped(manifest)} | content)
     size, data = path.stat().st_size / 1e3, ", ".join(manifest["data"])
     return f"{path}: {len(runs)} runs on {data}, {size:.0f} kB; no image, feature, weight or path is in it{left_out}"
+
+
+def replaceable(path: str | Path, is_older: Callable[[Path], bool], command: str, name: str) -> Path:
+    """The path of a file that a command may write, as nothing is there or an older file of its own.
+
+    Args: path; is_older: whether a file is one that the command wrote; command, name: of the command, and of a file
+        that it could write, for the error.
+    Raises: ValueError if something else is there.
+    """
+    path = user_path(path)
+    if path.is_dir() or (path.exists() and not is_older(path)):
+        raise ValueError(f"{path} is there and no file of `{command}`: give a new name like {name}")
+    return path
 
 
 def finished(profile: str) -> tuple[dict[str, Numbers], str]:

@@ -56,7 +56,7 @@ def finished(profile: str, item: str) -> Rows:
     return rows
 
 
-MEASURED = ["data", "profile", "protocol", "measured", "sd", "runs", "run_ids"]
+MEASURED_COLUMNS = ["data", "profile", "protocol", "measured", "sd", "runs", "run_ids"]
 DIFFERENCE = ["difference", "difference_low", "difference_high", "difference_sd", "pairs"]  # first fields of Gain
 
 
@@ -86,7 +86,7 @@ def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFr
                 values |= measured(group, metric, protocol)
                 rows.append(values | dict(zip(DIFFERENCE, gain, strict=False)))
     keys = ["row", "setting", "metric"]
-    rows = pd.DataFrame(rows, columns=[*keys, *MEASURED, "over", *DIFFERENCE])
+    rows = pd.DataFrame(rows, columns=[*keys, *MEASURED_COLUMNS, "over", *DIFFERENCE])
     frame = spec.printed.drop(columns="source").merge(rows, on=keys, how="outer", sort=False)
     frame["over"] = frame.over.where(frame.over.notna() & (frame.over != ""), frame.row.map(compared_to))
     printed = spec.printed.set_index(keys).printed
@@ -99,7 +99,7 @@ def table(item: str, runs: Rows, own: dict[str, str] | None = None) -> pd.DataFr
 
 
 def measured(group: list[Run], metric: str, protocol: str) -> dict:
-    """What is measured of one row, and on what: the columns MEASURED of table()."""
+    """What is measured of one row, and on what: the columns MEASURED_COLUMNS of table()."""
     values, first = 100 * collect(group, protocol)[metric], group[0].experiment
     ids = " ".join(r.experiment.run_id for r in group)
     numbers = {"measured": values.mean(), "sd": values.std(ddof=1), "runs": len(group)}

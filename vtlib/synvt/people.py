@@ -78,9 +78,11 @@ _CHOICES = {  # options and their weights, or two rows of weights where the two 
     "shoes": (("low", "boots", "heels"), (6, 2, 0), (4, 3, 2)),
     "sleeve": ((0.12, 0.38, 0.5, 0.72, 1.0), (0.08, 0.24, 0.14, 0.12, 0.42)),
 }
-NAMED = ("occluder", "hair", "hat", "coat", "legs", "bag", "shoes", "side")  # text columns of factors.csv
-MEASURED = ("sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride")  # and number columns
-MEASURED += ("phase", "pace", "scale", "light", "ambient")
+# Columns of factors.csv: names and numbers of the person, equal in all of its images, and then of the image
+PERSON_NAMED = ("hair", "hat", "coat", "legs", "bag", "shoes", "side")
+PERSON_MEASURED = ("sleeve", "leg_cover", "skirt_y", "coat_y", "puff", "height", "build", "stride")
+NAMED = ("occluder", *PERSON_NAMED)
+MEASURED = (*PERSON_MEASURED, "phase", "pace", "scale", "light", "ambient")
 
 
 @dataclass(frozen=True)
