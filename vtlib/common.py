@@ -4,6 +4,9 @@ import difflib
 import os
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]  # the folder that holds the package
+NOTEBOOKS = ROOT / "notebooks"
+
 
 def unknown(kind: str, name: str, known) -> str:
     """One sentence for a name that is not known, with the nearest that is."""
@@ -12,22 +15,14 @@ def unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind} {name!r}: {hint}"
 
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-
-
 def data_root() -> Path:
     """Folder of all data sets: VTLIB_DATA, or data/ beside the package."""
-    return root("VTLIB_DATA", "data")
+    return user_path(os.environ.get("VTLIB_DATA") or ROOT / "data", "VTLIB_DATA")
 
 
 def results_root() -> Path:
     """Where results lie: VTLIB_RESULTS, or results/ beside the package."""
-    return root("VTLIB_RESULTS", "results")
-
-
-def root(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, or the one of this name beside the package."""
-    return user_path(os.environ.get(variable) or Path(__file__).parents[1] / name, variable)
+    return user_path(os.environ.get("VTLIB_RESULTS") or ROOT / "results", "VTLIB_RESULTS")
 
 
 def user_path(text: str | Path, what: str = "a path") -> Path:

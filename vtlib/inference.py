@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .data.batches import normalise
 from .losses.geometry import unit
-from .ranking import feature_rows, identities, numbers_only
+from .ranking import feature_rows, identities
 
 
 def forward_only(call: Callable) -> Callable:
@@ -91,7 +91,7 @@ def by_modality(features, pids, modality) -> tuple[Tensor, np.ndarray, np.ndarra
 
     Raises: ValueError unless there are as many of each, and each modality is 0 (visible) or 1 (thermal).
     """
-    features, pids, modality = feature_rows(features), identities(pids), numbers_only(modality, "modality")
+    features, pids, modality = feature_rows(features), identities(pids), identities(modality, "modality", texts=False)
     if not len(features) == len(pids) == len(modality):
         lengths = [len(features), len(pids), len(modality)]
         raise ValueError(f"features, pids and modality must be as long as each other, not {lengths}")

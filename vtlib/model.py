@@ -1,4 +1,4 @@
-"""The networks of both papers: first stages once per modality, a shared trunk, and a BN neck or heads of stripes."""
+"""The networks of S1 and S2 (see losses/__init__.py): stages per modality, a shared trunk, a neck or part heads."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -15,11 +15,9 @@ from .losses.geometry import to_device_of
 
 
 class Output(NamedTuple):
-    """What the network gives for a batch of B images."""
+    """What the network gives for a batch of B images and C identities; a part head cuts an image into S stripes."""
 
-    pooled: tuple[
-        Tensor, ...
-    ]  # where the metric losses act: (B, D) before the BN neck, or (B, S * d) of each part head
+    pooled: tuple[Tensor, ...]  # what metric losses read: (B, D) before the BN neck, or (B, S * d) of each part head
     local: tuple[Tensor | None, ...]  # (B, S, d) stripe features of each part head; (None,) without parts
     features: Tensor  # (B, D) the retrieval feature
     logits: Tensor  # (B, C), or (B, S, C) of the S stripes of all part heads
@@ -27,7 +25,6 @@ class Output(NamedTuple):
 
 class PositionAttention(nn.Module):
     """Position attention, S1 Eq. 1-2: E_j = alpha * sum_i S_ji D_i + A_j, S_ji = softmax_i(B_i . C_j).
-
     Three 1x1 convolutions give B, C, D; no 1/sqrt(d); alpha starts at 0, so that the module starts as the identity.
     open: `reduction` divides the width of B and C (paper: 1; dual-attention code often 8).
     """
@@ -36,28 +33,24 @@ class PositionAttention(nn.Module):
         super().__init__()
         if channels % reduction:
             raise ValueError(f"attention_reduction {reduction} does not divide the {channels} channels of stage 1")
-        self.b = nn.Conv2d(channels, channels // reduction, 1)
-        self.c = nn.Conv2d(channels, channels // reduction, 1)
+        self.b, self.c = (nn.Conv2d(channels, channels // reduction, 1) for _ in range(2))
         self.d = nn.Conv2d(channels, channels, 1)
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W). Fused: memory grows with H*W, not with its square."""
-        # contiguous in C: torch falls back to the explicit (N, N) form without a word where it is not
-        b, c, d = (conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.b, self.c, self.d))  # (B, 1, N, C)
+        """(B, C, H, W) -> (B, C, H, W). Fused, for contiguous inputs only: memory grows with H * W, not its square."""
+        b, c, d = (conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.b, self.c, self.d))  # (B, 1, H * W, C)
         context = F.scaled_dot_product_attention(query=c, key=b, value=d, scale=1.0)
         return self.alpha * context[:, 0].mT.reshape(x.shape) + x
 
     def attention_map(self, x: Tensor) -> Tensor:
-        """S itself, (B, N, N) with rows j that sum to 1: for drawing only, 27 MB an image at 288x144."""
+        """S itself, (B, N, N) for N = H * W, its rows j sum to 1: to look at, as it takes 27 MB an image at 288x144."""
         return (self.c(x).flatten(2).mT @ self.b(x).flatten(2)).softmax(-1)
 
 
 class GeM(nn.Module):
     """Generalised-mean pooling (B, C, H, W) -> (B, C): mean(x^p)^(1/p). Source: Radenovic et al. 2018, Eq. 3.
-
-    differs: public code adds 1e-12 under the root, which is a floor of 1e-4 for p = 3 and of 0.063 for p = 10; the
-    formula has none, nor has this.
+    differs: public code adds 1e-12 under the root, a floor of 1e-4 for p = 3 and of 0.063 for p = 10; this adds none.
     """
 
     def __init__(self, p: float):
@@ -65,8 +58,8 @@ class GeM(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        x = at_least_single(x).clamp(min=1e-6)  # x^p leaves the range of half precision, and for p = 10 that of single:
-        top = x.detach().amax((2, 3), keepdim=True)  # the largest value goes out first
+        x = at_least_single(x).clamp(min=1e-6)
+        top = x.detach().amax((2, 3), keepdim=True)  # divided out first, since x^10 leaves the range of float32
         return (x / top).pow(self.p).mean((2, 3)).pow(1 / self.p) * top[..., 0, 0]
 
 
@@ -85,7 +78,6 @@ class StripeLinear(nn.Module):
 
 class PartHead(nn.Module):
     """S horizontal stripes of a map: each is pooled, then 1x1 convolution + BN + ReLU, and a classifier of its own.
-
     Source: S2 section 3.1 (three stripes of 512, six of 256), after PCB (Sun et al. 2018, ECCV); HC-Tri has the six.
     open: every stripe has its own convolution, as in PCB.
     """
@@ -110,12 +102,10 @@ class PartHead(nn.Module):
 
 class TwoStreamNet(nn.Module):
     """Two-stream ResNet: the first stages (and attention behind stage 1) once per modality, all that follows shared.
-
-    specific_stages is where it is cut. 2: stage 0 (conv1, bn1) and stage 1 per modality, as S1, S2 and HC-Tri have it;
-    1: stage 0 alone, as AGW and what builds on it; 3: stages 0 to 2, as MMD-ReID; 0: one stream for both modalities, as
-    in the one-stream network of Wu et al. 2017. Behind stage 4 either pooling and a BN neck, or part heads (stripes,
-    width, share), whose L2-normalised features stand side by side in the retrieval feature, each times its share (S2:
-    0.6 and 0.4).
+    specific_stages: 2 gives each modality a stage 0 (conv1, bn1) and a stage 1, as S1, S2 and HC-Tri have it; 1 only a
+    stage 0, as AGW and what builds on it; 3 stages 0 to 2, as MMD-ReID; 0 none, as the one-stream network of Wu et al.
+    2017. Behind stage 4 come pooling and a batch normalisation (the BN neck), or part heads (stripes, width, share):
+    their L2-normalised features, each times its share (S2: 0.6 and 0.4), are the retrieval feature side by side.
     Source: S1 section 3.1 and Figure 1, S2 section 3.1 and Figure 2; neck: Luo et al. 2019. open: last stride 1, GeM
     pooling with p = 3, S2's features normalised before their shares.
     """
@@ -123,26 +113,26 @@ class TwoStreamNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "resnet50",
+        backbone: str = "resnet50",  # this and weights: as load_backbone()
         weights: str = "none",
-        attention: bool = True,
-        attention_reduction: int = 1,
-        pooling: str = "gem",
+        attention: bool = True,  # position attention behind stage 1
+        attention_reduction: int = 1,  # divides the channels of stage 1
+        pooling: str = "gem",  # or "avg"
         gem_p: float = 3.0,
-        last_stride: int = 1,
-        parts: Sequence[tuple[int, int, float]] = (),
-        specific_stages: int = 2,
+        last_stride: int = 1,  # of stage 4, 1 or 2
+        parts: Sequence[tuple[int, int, float]] = (),  # (stripes, width, share) of each part head
+        specific_stages: int = 2,  # 0 to 3
     ):
         super().__init__()
         first, *others = nets = [load_backbone(backbone, weights) for _ in range(2 if specific_stages else 1)]
         for other in others:
             other.load_state_dict(first.state_dict())  # both streams start alike, also without weights
-        if last_stride == 1:
-            remove_stride(first.layer4[0])
-        of_nets = [stages(net, attention, attention_reduction) for net in nets]
-        cut = specific_stages
-        self.specific = nn.ModuleList(nn.Sequential(*chain(*of_net[:cut])) for of_net in of_nets if cut)
-        self.shared = nn.Sequential(*chain(*of_nets[0][cut:]))
+        if last_stride == 1:  # the last map is then twice as high and wide
+            for convolution in (m for m in first.layer4[0].modules() if isinstance(m, nn.Conv2d)):
+                convolution.stride = (1, 1)
+        by_stage = [stages(net, attention, attention_reduction) for net in nets]
+        streams = [nn.Sequential(*chain(*modules[:specific_stages])) for modules in by_stage if specific_stages]
+        self.specific, self.shared = nn.ModuleList(streams), nn.Sequential(*chain(*by_stage[0][specific_stages:]))
         pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         channels = first.fc.in_features
         self.num_classes, self.shares = num_classes, [share for _, _, share in parts]
@@ -157,59 +147,41 @@ class TwoStreamNet(nn.Module):
 
     def forward(self, images: Tensor, modality: Tensor) -> Output:
         """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both.
-
-        On a GPU leave modality on the CPU: nothing then waits. Under autocast the maps are of low precision, all that
-        is pooled from them is float32.
+        Keep modality on the CPU, so that a GPU does not wait. Under autocast only the maps are of low precision.
         """
         maps = self.shared(self.streams(images, modality))  # (B, D, h, w)
+        if any(maps.shape[2] % head.stripes for head in self.heads):
+            raise ValueError(stripes_do_not_fit(images.shape[2], maps.shape[2], [head.stripes for head in self.heads]))
         with torch.autocast(maps.device.type, enabled=False):
-            return self.embed(images, maps)
+            if not self.heads:
+                pooled = at_least_single(self.pool(maps))
+                features = self.neck(pooled)
+                return Output((pooled,), (None,), features, self.classifier(features))
+            whole, local, logits = zip(*(head(maps) for head in self.heads), strict=True)
+            weighted = [share * F.normalize(x, dim=1) for share, x in zip(self.shares, whole, strict=True)]
+            return Output(whole, local, torch.cat(weighted, 1), torch.cat(logits, 1))
 
     def fresh_parameters(self) -> list[nn.Parameter]:
         """What no weights of a backbone fill: attention, and all behind stage 4."""
         attention = [m for m in self.modules() if isinstance(m, PositionAttention)]
-        behind = [self.heads] if self.heads else [self.neck, self.classifier]
-        return [p for module in (*attention, *behind) for p in module.parameters()]
-
-    def embed(self, images: Tensor, maps: Tensor) -> Output:
-        """Pooling, neck or part heads, classifiers."""
-        if not self.heads:
-            pooled = at_least_single(self.pool(maps))
-            features = self.neck(pooled)
-            return Output((pooled,), (None,), features, self.classifier(features))
-        stripes = [head.stripes for head in self.heads]
-        if any(maps.shape[2] % n for n in stripes):
-            raise ValueError(stripes_do_not_fit(images.shape[2], maps.shape[2], stripes))
-        whole, local, logits = zip(*(head(maps) for head in self.heads), strict=True)
-        weighted = [share * F.normalize(x, dim=1) for share, x in zip(self.shares, whole, strict=True)]
-        return Output(whole, local, torch.cat(weighted, 1), torch.cat(logits, 1))
+        return [p for m in (*attention, *(self.heads or (self.neck, self.classifier))) for p in m.parameters()]
 
     def streams(self, images: Tensor, modality: Tensor) -> Tensor:
         """The modality-specific stages: (B, 3, H, W) -> their maps (B, C, h, w), rows in the order of the batch."""
         if not self.specific:
             return images
-        order, visible = modality.argsort(stable=True), int((modality == 0).sum())
-        sorted_already = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
-        images = images if sorted_already else images[to_device_of(order, images)]
-        halves = (images[:visible], images[visible:])
+        order = modality.argsort(stable=True)  # visible images first
+        in_order = bool((modality[1:] >= modality[:-1]).all())  # as the sampler gives them: nothing is copied
+        images = images if in_order else images[to_device_of(order, images)]
+        halves = images.tensor_split([int((modality == 0).sum())])
         maps = torch.cat([stream(half) for stream, half in zip(self.specific, halves, strict=True) if len(half)])
-        return maps if sorted_already else maps[to_device_of(order.argsort(), maps)]
+        return maps if in_order else maps[to_device_of(order.argsort(), maps)]
 
 
 def stages(net: nn.Module, attention: bool, reduction: int) -> list[list[nn.Module]]:
     """The modules of stages 0 to 4 of a ResNet; position attention, where asked for, ends stage 1."""
-    last = net.layer1[-1]
-    channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
-    tail = [PositionAttention(channels, reduction)] if attention else []
-    first = [[net.conv1, net.bn1, net.relu, net.maxpool], [net.layer1, *tail]]
-    return [*first, [net.layer2], [net.layer3], [net.layer4]]
-
-
-def remove_stride(block: nn.Module) -> None:
-    """Let the first block of stage 4 keep its resolution: the last map is twice as high and wide."""
-    for m in block.modules():
-        if isinstance(m, nn.Conv2d):
-            m.stride = (1, 1)
+    first = [net.layer1, *([PositionAttention(net.layer2[0].conv1.in_channels, reduction)] if attention else [])]
+    return [[net.conv1, net.bn1, net.relu, net.maxpool], first, [net.layer2], [net.layer3], [net.layer4]]
 
 
 def stripes_do_not_fit(height: int, rows: int, stripes: list[int]) -> str:

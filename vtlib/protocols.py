@@ -345,7 +345,7 @@ def hubness(similarity, k: int = 10, *, exclude=None) -> dict[str, float]:
     if len(shape) != 2 or not all(shape) or not isinstance(k, Integral) or k < 1:
         raise ValueError(f"hubness needs a similarity (Q, G) with Q, G > 0 and k >= 1, not {shape} and k={k!r}")
     scores = finite(as_array(similarity))
-    hidden = np.zeros(shape, bool) if exclude is None else some_rows(exclude, "exclude", np.arange(shape[0]), shape[1])
+    hidden = np.zeros(shape, bool) if exclude is None else some_rows(exclude, "exclude", np.arange(shape[0]), shape)
     order = np.argsort(np.where(hidden, np.inf, -scores), axis=1, kind="stable")[:, :k]
     seen = ~np.take_along_axis(hidden, order, axis=1)
     first, chosen = (np.bincount(o[s], minlength=shape[1]) for o, s in ((order[:, :1], seen[:, :1]), (order, seen)))

@@ -1,13 +1,13 @@
 """Rank-k, mAP and mINP of one matrix of similarities: each query (a row) ranks the gallery (the columns).
 
-The rank of a match is 1 + the number of gallery images that score higher, and of equal scores the earlier image ranks
-first. Where a query has few matches that number is counted for each; where it has many it is looked up in the sorted
-scores. We never argsort a gallery.
+We sort the scores of each query, but never argsort them. The rank of a match is 1 + the number of gallery images that
+score higher, which is its place in the sorted scores. Of equal scores the earlier image ranks first: they are counted.
 
 Features, similarities, labels and masks may be lists, NumPy arrays or tensors on any device. Labels are whole numbers
 or texts, compared for equality only. Half precision is computed in float32.
 """
 
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ CHUNK = 2**25  # similarities held at once, 128 MB: 32 queries of a gallery of a
 
 
 class Metrics(NamedTuple):
-    """Mean over the valid queries, as fractions; cmc[r - 1] is rank-r."""
+    """Means over the valid queries, fractions; cmc[r - 1] is rank-r, the share with their first match by rank r."""
 
     cmc: np.ndarray  # (R,)
     mAP: float
@@ -32,24 +32,20 @@ class Metrics(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """What each query found, (Q,) each; a query without a match has rank 0 and NaN."""
+    """Where each query ranks its matches, (Q,) each; without a match `first` is 0 and the others are NaN."""
 
     first: np.ndarray  # 1-based rank of the first match
-    ap: np.ndarray  # average precision: mean over the matches n of n / rank_n
-    inp: np.ndarray  # matches / rank of the last match (Ye et al. 2021, AGW)
+    ap: np.ndarray  # average precision: mean over the matches n = 1, 2, ... of n / rank_n
+    inp: np.ndarray  # inverse negative penalty: matches / rank of the last match (Ye et al. 2021, AGW)
 
 
-def rank_metrics(
-    similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity: bool = False
-) -> Metrics:
+def rank_metrics(similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity=False) -> Metrics:
     """CMC, mAP and mINP of a similarity matrix: rank_queries() averaged over the queries that have a match.
-
     Args, Raises: as rank_queries(), and ValueError if no query has a match.
-    Returns: Metrics with R = G, or the number of gallery identities.
+    Returns: Metrics with R = G, or the number of gallery identities if `first` ranks identities.
     """
-    ranked = rank_queries(
-        similarity, query_pids, gallery_pids, exclude=exclude, first_match_per_identity=first_match_per_identity
-    )
+    options = {"exclude": exclude, "first_match_per_identity": first_match_per_identity}
+    ranked = rank_queries(similarity, query_pids, gallery_pids, **options)
     gallery = np.unique(identities(gallery_pids)) if first_match_per_identity else gallery_pids
     return mean_over_queries(ranked, len(gallery))
 
@@ -63,205 +59,132 @@ def mean_over_queries(ranked: Ranked, length: int) -> Metrics:
     return Metrics(cmc, float(ranked.ap[valid].mean()), float(ranked.inp[valid].mean()), count)
 
 
-def rank_queries(
-    similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity: bool = False
-) -> Ranked:
-    """Rank of the first match, AP and INP of every query; AP and INP rank images, as all public code does.
-
-    Time grows with Q * G * matches a query. Where a function gives the rows, CHUNK of their numbers are held at once.
-
-    Args: similarity (Q, G), larger is nearer, or a function that gives rows of it for an index (n,) of queries, where
-        the whole does not fit in memory; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool, or such a function:
-        gallery images that a query may not see; first_match_per_identity: `first` ranks identities by their first
-        image, the CMC of SYSU-MM01.
+def rank_queries(similarity, query_pids, gallery_pids, *, exclude=None, first_match_per_identity=False) -> Ranked:
+    """Rank of the first match, AP and INP of every query. Time grows with Q * G * matches a query.
+    Args: similarity (Q, G), larger is nearer; query_pids (Q,); gallery_pids (G,); exclude (Q, G) bool: gallery images
+        that a query may not see; first_match_per_identity: `first` ranks identities by their first image, as the CMC of
+        SYSU-MM01, while AP and INP rank images, as in all public code. Where similarity or exclude do not fit in memory
+        they may be a function that gives rows for an index (n,) of queries: CHUNK of the numbers are held at once.
     Raises: ValueError if there is no query or no gallery, shapes disagree, a similarity is not finite, labels are
         neither whole numbers nor texts, or exclude is not bool.
     """
-    query_pids, gallery_pids = codes(query_pids, gallery_pids)
-    shape = len(query_pids), len(gallery_pids)
+    pids = identities(query_pids, "query_pids"), identities(gallery_pids, "gallery_pids")
+    queries, images = shape = len(pids[0]), len(pids[1])
     if not all(shape):
-        raise ValueError(f"a search needs queries and a gallery, not {shape[0]} queries and {shape[1]} gallery images")
-    similarity = matrix(similarity, "similarity", shape)
-    exclude = None if exclude is None else matrix(exclude, "exclude", shape)
-    gallery, parts = Gallery(gallery_pids, first_match_per_identity), []
-    order = np.argsort(query_pids, kind="stable")  # queries of one identity share their matches
-    size = max(1, CHUNK // shape[1])
-    for rows in np.split(order, range(size, len(order), size)):
-        scores = finite(some_rows(similarity, "similarity", rows, shape[1]))
+        raise ValueError(f"a search needs queries and a gallery, not {queries} queries and {images} gallery images")
+    if (pids[0].dtype.kind == "U") != (pids[1].dtype.kind == "U"):
+        raise ValueError("query_pids and gallery_pids must be of one kind, not texts and numbers: none would be equal")
+    query, gallery = np.split(np.unique(np.concatenate(pids), return_inverse=True)[1], [queries])
+    similarity, exclude = (
+        x if x is None or callable(x) or isinstance(x, Tensor) else as_array(x) for x in (similarity, exclude)
+    )
+    ranked = Ranked(np.zeros(queries, np.int64), *np.full((2, queries), np.nan))
+    order = np.argsort(query, kind="stable")  # search() wants the queries of an identity side by side
+    for rows in np.split(order, range(size := max(1, CHUNK // images), queries, size)):
+        scores = finite(some_rows(similarity, "similarity", rows, shape))
         if exclude is not None:
-            unseen = some_rows(exclude, "exclude", rows, shape[1])
+            unseen = some_rows(exclude, "exclude", rows, shape)
             if unseen.dtype != bool:
                 raise ValueError(f"exclude must be of type bool, not {unseen.dtype}: true where a query may not see")
             scores = np.where(unseen, -np.inf, scores)
-        parts.append(gallery.search(scores, query_pids[rows]))
-    back = np.argsort(order)
-    return Ranked(*(np.concatenate(column)[back] for column in zip(*parts, strict=True)))
+        for column, values in zip(ranked, search(scores, query[rows], gallery, first_match_per_identity), strict=True):
+            column[rows] = values
+    return ranked
 
 
-class Gallery:
-    """Images that are searched: where those of each identity stand among the columns of the scores."""
-
-    def __init__(self, pids: np.ndarray, count_identities: bool = False):
-        """pids (G,) int64; count_identities: Ranked.first ranks identities, each by its best image."""
-        order = np.argsort(pids, kind="stable")
-        names, starts = np.unique(pids[order], return_index=True)
-        self.own = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
-        self.order, self.starts, self.count_identities = order, starts, count_identities
-        self.in_order = bool((order[1:] > order[:-1]).all())
-
-    def search(self, scores: np.ndarray, pids: np.ndarray) -> Ranked:
-        """What queries find by their scores (Q, G), -inf where a query may not see; pids (Q,) sorted."""
-        ranked = Ranked(np.zeros(len(pids), np.int64), np.full(len(pids), np.nan), np.full(len(pids), np.nan))
-        names, starts = np.unique(pids, return_index=True)
-        for pid, start, stop in zip(names.tolist(), starts, [*starts[1:], len(pids)], strict=True):
-            if (own := self.own.get(pid)) is not None:
-                for column, values in zip(ranked, self.ranks(scores[start:stop], own), strict=True):
-                    column[start:stop] = values
-        return ranked
-
-    def ranks(self, scores: np.ndarray, own: np.ndarray) -> Ranked:
-        """search() of the queries of one identity (q, G), whose images are the columns `own` (m,)."""
-        value = scores[:, own]
-        seen = value > -np.inf
-        rank = by_counting(scores, own) if 2 ** len(own) < scores.shape[1] else by_sorting(scores, own)
-        rank = np.sort(np.where(seen, rank, scores.shape[1] + 1), axis=1)
-        n, matches = np.arange(1, len(own) + 1), seen.sum(1)
-        with np.errstate(invalid="ignore"):  # 0 / 0 where all matches are excluded
-            ap = (n / rank * (n <= matches[:, None])).sum(1) / matches
-            inp = np.where(matches > 0, matches / rank[np.arange(len(rank)), matches - 1], np.nan)
-        first = self.rank_of_identity(scores, value, own) if self.count_identities else rank[:, 0]
-        return Ranked(np.where(matches > 0, first, 0), ap, inp)
-
-    def rank_of_identity(self, scores: np.ndarray, value: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """1-based rank (q,) of the identity with the scores `value` (q, m) in the columns `own`, by its best image.
-
-        An identity is ahead if one of its images is: if it scores higher, or as high in an earlier column.
-        """
-        v = value.max(1, keepdims=True)
-        best = self.over_identities(np.maximum, scores)
-        first, tied = 1 + (best > v).sum(1), (best == v).sum(1) > 1
-        if tied.any():
-            x, v, place = scores[tied], v[tied], own[value[tied].argmax(1), None]
-            ahead = (x > v) | ((x == v) & (np.arange(x.shape[1]) < place))
-            first[tied] = 1 + self.over_identities(np.logical_or, ahead).sum(1)
-        return first
-
-    def over_identities(self, reduce: np.ufunc, x: np.ndarray) -> np.ndarray:
-        """x (q, G) reduced over the columns of each identity, (q, identities)."""
-        return reduce.reduceat(x if self.in_order else x[:, self.order], self.starts, axis=1)
-
-
-def by_counting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """1-based rank (q, m) of the columns `own` (m,) in each row of scores (q, G): a comparison of the row for each."""
-    rank = np.empty((len(scores), len(own)), np.int64)
-    for j, place in enumerate(own):
-        v = scores[:, place, None]
-        rank[:, j] = 1 + count(scores[:, :place] >= v) + count(scores[:, place:] > v)
-    return rank
-
-
-def by_sorting(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """by_counting() where a row has many matches: look them up in the sorted row; rows with equal scores are counted.
-
-    To sort values takes a sixth of the time of an argsort.
+def search(scores: np.ndarray, query: np.ndarray, gallery: np.ndarray, rank_identities: bool = False) -> Ranked:
+    """Rank the matches of each query.
+    Args: scores (Q, G), -inf where a query may not see an image; query (Q,) and gallery (G,): their identities, whole
+        numbers from 0, `query` ascending; rank_identities: `first` ranks identities, each by its best image.
     """
-    ordered, value = np.sort(scores, axis=1), scores[:, own]
-    # NumPy's searchsorted takes one row at a time
-    upto = np.stack([row.searchsorted(v, "right") for row, v in zip(ordered, value, strict=True)])  # (q, m)
-    before = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1)
-    tied = ((before == value) & (upto > 1) & (value > -np.inf)).any(1)
+    first, ap, inp = ranked = Ranked(np.zeros(len(query), np.int64), *np.full((2, len(query)), np.nan))
+    order = np.argsort(gallery, kind="stable")  # columns, those of an identity side by side
+    starts, in_order = np.flatnonzero(np.diff(gallery[order], prepend=-1)), bool((np.diff(order) == 1).all())
+    for start, stop in pairwise([0, *np.flatnonzero(np.diff(query)) + 1, len(query)]):  # queries of one identity
+        rows = scores[start:stop]
+        matches = order[slice(*np.searchsorted(gallery, [query[start], query[start] + 1], sorter=order))]  # columns
+        if not len(matches):
+            continue
+        score = rows.take(matches, axis=1)
+        rank = np.sort(np.where(score > -np.inf, ranks(rows, matches), np.inf), axis=1)  # last the unseen ones
+        number = np.isfinite(rank).sum(1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 = NaN where a query may see no match
+            ap[start:stop] = (np.arange(1, len(matches) + 1) / rank).sum(1) / number
+            inp[start:stop] = number / rank.max(1, where=np.isfinite(rank), initial=0)
+        nearest = rank[:, 0]
+        if rank_identities:
+            best = np.maximum.reduceat(rows if in_order else rows[:, order], starts, axis=1)  # of each identity
+            nearest = 1 + (best > (own := score.max(1, keepdims=True))).sum(1)
+            for q in np.flatnonzero((best == own).sum(1) > 1):  # of equal ones that of the earlier image is ahead
+                column = matches[score[q].argmax()]
+                ahead = np.append(rows[q, :column] >= own[q], rows[q, column:] > own[q])
+                nearest[q] = 1 + len(np.unique(gallery[ahead]))
+        first[start:stop] = np.where(number > 0, nearest, 0)
+    return ranked
+
+
+def ranks(scores: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """1-based rank (n, m) of the images in m columns, ascending, of scores (n, G)."""
+    ordered, own = np.sort(scores, axis=1), scores.take(columns, axis=1)
+    # numbers of the row that are not larger; NumPy's searchsorted takes one row at a time
+    upto = np.stack([row.searchsorted(x, "right") for row, x in zip(ordered, own, strict=True)])
     rank = 1 + scores.shape[1] - upto
-    if tied.any():
-        rank[tied] = by_counting(scores[tied], own)
+    equal = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1) == own
+    tied = np.flatnonzero((equal & (upto > 1) & (own > -np.inf)).any(1))
+    for j, column in enumerate(columns if len(tied) else ()):
+        rank[tied, j] += (scores[tied, :column] == scores[tied, column, None]).sum(1)
     return rank
 
 
-def count(mask: np.ndarray) -> np.ndarray:
-    """How many of each row of a mask (q, G) are true, (q,), in half the time of mask.sum(1)."""
-    return mask.view(np.uint8).sum(1, dtype=np.uint32)
-
-
-def identities(labels, name: str = "pids") -> np.ndarray:
+def identities(labels, name: str = "pids", texts: bool = True) -> np.ndarray:
     """Labels (n,) as int64, as Python's integers where these are too small, or as texts: equal labels stay equal.
-
     A float64 holds whole numbers up to 2^53 alone, so that larger ones must never pass through one.
-    Raises: ValueError unless they are one whole number or one text for each image.
+    Raises: ValueError unless they are one whole number, or one text where `texts` are allowed, for each image.
     """
     if isinstance(labels, Tensor):
         labels = whole_numbers(labels.detach().cpu(), name).numpy()
     array = np.array(labels, dtype=object if isinstance(labels, list | tuple) else None)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one label for each image, (n,), not {array.shape}")
-    if array.dtype.kind == "O":
-        plain = [x.item() if isinstance(x, Tensor | np.generic) else x for x in array]
-        if all(isinstance(x, str) for x in plain):
-            return np.array(plain, dtype=str)
-        if all(isinstance(x, Integral) for x in plain):
-            small = all(-(2**63) <= x < 2**63 for x in plain)
-            return np.array([int(x) for x in plain], dtype=np.int64 if small else object)
-        if not all(isinstance(x, Real) for x in plain):
-            odd = next((x for x in plain if not isinstance(x, Real)), None)
-            raise ValueError(f"{name} must be whole numbers or texts, of one kind, not {odd!r} among others")
-        array = np.array(plain, dtype=float)
+    if array.dtype.kind in "OT":
+        values = [x.item() if isinstance(x, Tensor | np.generic) else x for x in array]
+        all_texts, all_whole = (all(isinstance(x, kind) for x in values) for kind in (str, Integral))
+        if odd := [x for x in values if not (all_texts or isinstance(x, Real))]:
+            raise ValueError(f"{name} must be whole numbers or texts, of one kind, not {odd[0]!r} among others")
+        array = np.array(values, dtype=str if all_texts else object if all_whole else float)
+    if array.dtype.kind == "U":
+        if not texts:
+            raise ValueError(f"{name} must be whole numbers, not texts")
+        return array
+    if array.dtype.kind not in "biufO":
+        raise ValueError(f"{name} must be whole numbers or texts, not {array.dtype}")
     if array.dtype.kind == "f":
         exact = (array == np.round(array)) & (np.abs(array) < min(2 / float(np.finfo(array.dtype).eps), 2.0**63))
         if not exact.all():
             raise ValueError(f"{name} has the label {array[~exact][0]}: give whole numbers, as integers, or texts")
-    elif array.dtype.kind == "u" and array.size and array.max() >= 2**63:
-        return array.astype(object)
-    elif array.dtype.kind not in "biu":
-        if array.dtype.kind in "UT":
-            return array.astype(str)
-        raise ValueError(f"{name} must be whole numbers or texts, not {array.dtype}")
-    return array.astype(np.int64)
-
-
-def numbers_only(x, name: str) -> np.ndarray:
-    """identities() that are no texts. Raises: ValueError if they are."""
-    x = identities(x, name)
-    if x.dtype.kind == "U":
-        raise ValueError(f"{name} must be whole numbers, not texts")
-    return x
-
-
-def codes(query_pids, gallery_pids) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of queries and gallery as numbers 0, 1, ... that are equal, and in order, where the labels are."""
-    pids = identities(query_pids, "query_pids"), identities(gallery_pids, "gallery_pids")
-    text = {x.dtype.kind == "U" for x in pids if len(x)}
-    if len(text) == 2:
-        raise ValueError("query_pids and gallery_pids must be of one kind, not texts and numbers: none would be equal")
-    code = np.unique(np.concatenate([x for x in pids if len(x)] or [pids[0]]), return_inverse=True)[1]
-    return code[: len(pids[0])], code[len(pids[0]) :]
+    small = not array.size or (int(array.min()) >= -(2**63) and int(array.max()) < 2**63)
+    return array.astype(np.int64 if small else object)
 
 
 def as_array(x) -> np.ndarray:
     """A NumPy array of a tensor on any device, a list or an array; half precision as float32."""
+    if isinstance(x, Tensor):
+        return at_least_single(x.detach()).cpu().numpy()
     try:
-        if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
-            x = torch.stack(list(x))
-        if isinstance(x, Tensor):
-            return at_least_single(x.detach()).cpu().numpy()
-        x = np.asarray(x)
-    except (ValueError, RuntimeError) as error:
+        rows = [as_array(row) if isinstance(row, Tensor) else row for row in x] if isinstance(x, list | tuple) else x
+        x = np.asarray(rows)
+    except ValueError as error:
         raise ValueError("rows of a list must be of one length") from error
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
-def matrix(x, name: str, shape: tuple[int, int]):
-    """A function, or a tensor or array of this shape. Raises: ValueError on another shape."""
-    if callable(x):
-        return x
-    x = x if isinstance(x, Tensor) else as_array(x)
-    if tuple(x.shape) != shape:
-        raise ValueError(f"{name} must be (queries, gallery images) = {shape}, not {tuple(x.shape)}")
-    return x
-
-
-def some_rows(x, name: str, rows: np.ndarray, width: int) -> np.ndarray:
-    """Rows (n, width) of a matrix, or what a function gives for them. Raises: ValueError on another shape."""
+def some_rows(x, name: str, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Rows (n, G) of a matrix (Q, G) or of what a function gives for them. Raises: ValueError on another shape."""
+    if not callable(x) and tuple(np.shape(x)) != shape:
+        raise ValueError(f"{name} must be (queries, gallery images) = {shape}, not {tuple(np.shape(x))}")
     block = as_array(x(rows) if callable(x) else x[rows])
-    if block.shape != (len(rows), width):
-        raise ValueError(f"{name} gives {block.shape} for {len(rows)} queries: it must be {(len(rows), width)}")
+    if block.shape != (len(rows), shape[1]):
+        raise ValueError(f"{name} gives {block.shape} for {len(rows)} queries: it must be {(len(rows), shape[1])}")
     return block
 
 
@@ -271,26 +194,19 @@ def finite(similarity: np.ndarray) -> np.ndarray:
         raise ValueError(f"similarity must be real numbers, not {similarity.dtype}")
     if not np.isfinite(similarity).all():
         raise ValueError("similarity has NaN or infinite entries: the features are broken, no rank can be trusted")
-    if similarity.dtype.kind == "f":
-        return similarity
-    if similarity.dtype.kind in "iu" and similarity.size and max(-int(similarity.min()), int(similarity.max())) > 2**53:
+    whole = similarity.dtype.kind != "f"
+    if whole and max(-int(similarity.min(initial=0)), int(similarity.max(initial=0))) > 2**53:
         raise ValueError("similarity has whole numbers above 2^53, which floats cannot tell apart: give smaller ones")
-    return similarity.astype(float)
+    return similarity.astype(float) if whole else similarity
 
 
 def feature_rows(x, name: str = "features") -> Tensor:
-    """Features (n, D) as a tensor of float32 at least, from a tensor, an array or a list.
-
-    Raises: ValueError unless they are finite numbers, a row for each image.
-    """
-    if not isinstance(x, Tensor):
-        x = as_array(x)
-        if x.dtype.kind not in "fiub":
-            raise ValueError(f"{name} must be real numbers, not {x.dtype}")
-        # torch takes no foreign byte order, no negative stride and, without a warning, nothing read-only
-        x = torch.from_numpy(np.require(x, np.float32 if x.dtype == np.float32 else np.float64, ["C", "W"]))
-    if x.is_complex():
+    """Features (n, D), a row for each image, as float32 at least. Raises: ValueError unless they are finite numbers."""
+    real = not x.is_complex() if isinstance(x, Tensor) else (x := as_array(x)).dtype.kind in "fiub"
+    if not real:
         raise ValueError(f"{name} must be real numbers, not {x.dtype}")
+    if isinstance(x, np.ndarray):  # torch takes no foreign byte order, no negative stride, nothing read-only
+        x = torch.from_numpy(np.require(x, np.float32 if x.dtype == np.float32 else np.float64, ["C", "W"]))
     x = at_least_single(x) if x.is_floating_point() else x.double()
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"{name} must be (n, D), a row of D numbers for each image, not {tuple(x.shape)}")
@@ -301,18 +217,12 @@ def feature_rows(x, name: str = "features") -> Tensor:
 
 def similarity_matrix(query, gallery, metric: str = "cosine") -> Tensor:
     """Similarity (Q, G) of features (Q, D) and (G, D): the cosine, or the negative Euclidean distance.
-
     Raises: ValueError on another metric, other shapes, and features that are no finite numbers.
     """
     query, gallery = feature_rows(query, "query features"), feature_rows(gallery, "gallery features")
     if query.shape[1] != gallery.shape[1] or not len(query) or not len(gallery):
         shapes = f"{tuple(query.shape)} and {tuple(gallery.shape)}"
         raise ValueError(f"query and gallery features are {shapes}: they must be (Q, D) and (G, D) with Q, G > 0")
-    return similarities(query, gallery, metric)
-
-
-def similarities(query: Tensor, gallery: Tensor, metric: str) -> Tensor:
-    """similarity_matrix() of rows that feature_rows() has checked."""
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is not known: choose cosine or euclidean")
     kind = torch.promote_types(query.dtype, gallery.dtype)
