@@ -70,16 +70,12 @@ def centres(features, labels, modality):
     return {key: mean_vector(rows) for key, rows in groups.items()}
 
 
-def cmdc(features, labels, modality, margin=0.3, hinge=True, bound="hard"):
+def cmdc(features, labels, modality, margin=0.3, hinge=True):
     """Eq. 4 of Wang et al. 2022, mean over identities i of [upper - lower + margin]_+ (as it is without the hinge).
 
     upper = max over all samples x of i (both modalities) and m of d(x, c_i^m);
     lower = min over identities j != i and modalities m, m' of d(c_i^m, c_j^m').
-    bound "awl": instead of max and min the means of the same distances, weighted by W_p exp(-W_p (S - 1/2)) and
-    W_n exp(W_n (S - 1/2)), S the cosine of the pair and W of Eq. 10 of Ling et al. 2021.
     """
-    if bound == "awl":
-        return cmdc_weighted(features, labels, modality, margin, hinge)
     centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
     for i in identities:
         upper, lower = 0.0, math.inf
@@ -97,8 +93,12 @@ def cmdc(features, labels, modality, margin=0.3, hinge=True, bound="hard"):
     return total / len(identities)
 
 
-def cmdc_weighted(features, labels, modality, margin, hinge, weights_of=None):
-    """cmdc() with bound "awl"; weights_of: other features, whose cosines give the weights."""
+def adaptive_cmdc(features, labels, modality, margin=0.3, hinge=True, weights_of=None):
+    """cmdc() with, instead of max and min, the means of the same distances, weighted by W_p exp(-W_p (S - 1/2)) and
+    W_n exp(W_n (S - 1/2)), S the cosine of the pair and W of Eq. 10 of Ling et al. 2021.
+
+    weights_of: other features, whose cosines give the weights.
+    """
     centre, identities, total = centres(features, labels, modality), sorted({int(i) for i in labels}), 0.0
     given = features if weights_of is None else weights_of
     middle = centres(given, labels, modality)

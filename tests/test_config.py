@@ -166,3 +166,13 @@ def test_parameters_give_the_very_experiment_back_on_a_machine_of_any_precision(
         monkeypatch.setenv("VTLIB_PRECISION", native)
         assert of_parameters(given) == wanted
         monkeypatch.delenv("VTLIB_PRECISION")
+
+
+def test_stored_fields_of_an_older_version_have_their_names_of_today():
+    now = experiment("quick", "cmdc_awl", tuned=False)
+    term = now.losses["adaptive_cmdc"]
+    old = now.model_dump() | {"schedule": "hc_tri", "losses": {"id": now.losses["id"], "cmdc": term | {"bound": "awl"}}}
+    assert config.Experiment(**config.upgraded(old, "float32")) == now
+    plain = experiment("quick", "cmdc", tuned=False)
+    old = plain.model_dump() | {"losses": {"id": plain.losses["id"], "cmdc": plain.losses["cmdc"] | {"bound": "hard"}}}
+    assert config.Experiment(**config.upgraded(old, "float32")) == plain

@@ -9,7 +9,7 @@ import torch
 
 from vtlib import mechanisms, objective, runs, train
 from vtlib.config import arguments, experiment
-from vtlib.losses import LOSSES
+from vtlib.systems import LOSSES
 
 LABELS, MODALITY = torch.arange(3).repeat_interleave(4), torch.tensor([0, 0, 1, 1] * 3)
 

@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vtlib import backbones, model, pretrain
 from vtlib.config import experiment
-from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
 from vtlib.model import TwoStreamNet
+from vtlib.systems import LOSSES
 
 IMAGES, MODALITY = torch.rand(6, 3, 48, 24), torch.tensor([0, 1, 0, 1, 1, 0])
 

@@ -16,8 +16,8 @@ import torch.multiprocessing as mp
 from vtlib import device, model, objective, parallel, train
 from vtlib.config import experiment
 from vtlib.device import pick, world
-from vtlib.losses import LOSSES
 from vtlib.runs import Run
+from vtlib.systems import LOSSES
 
 P, K = 4, 3
 # each: every loss of both papers at once, on the pooled feature and on part heads

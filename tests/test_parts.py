@@ -13,9 +13,9 @@ from vtlib import objective, runs, train
 from vtlib.backbones import thin_resnet
 from vtlib.config import Experiment, experiment
 from vtlib.data.batches import Batches
-from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
 from vtlib.model import GeM, PartHead, TwoStreamNet
+from vtlib.systems import LOSSES
 
 S2, SIX = ((3, 512, 0.6), (6, 256, 0.4)), ((6, 256, 1.0),)
 IMAGES = torch.rand(6, 3, 96, 48, generator=torch.Generator().manual_seed(0))
@@ -376,7 +376,7 @@ def test_recipe_of_s2_on_paper(dataset, p, k):
         assert (made.identities_per_batch, made.images_per_identity) == (p, k)
         assert (made.lr, made.epochs, made.schedule) == (0.01, 80, "s2")
     other = experiment("paper", "dpan_cmdc", dataset=dataset)
-    assert (other.lr, other.epochs, other.schedule, other.identities_per_batch) == (0.1, 60, "hc_tri", 8)
+    assert (other.lr, other.epochs, other.schedule, other.identities_per_batch) == (0.1, 60, "steps", 8)
 
 
 def test_an_override_wins_over_a_recipe():

@@ -14,7 +14,7 @@ from vtlib import objective, pml, runs, train
 from vtlib.backbones import thin_resnet
 from vtlib.config import experiment
 from vtlib.launch import pairs
-from vtlib.losses import LOSSES
+from vtlib.systems import LOSSES
 
 distances, theirs, miners, reducers = (
     pytest.importorskip(f"pytorch_metric_learning.{part}") for part in ("distances", "losses", "miners", "reducers")

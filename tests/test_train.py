@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vtlib import objective, runs, train
 from vtlib.config import experiment
 from vtlib.data.batches import draw
-from vtlib.losses import LOSSES
 from vtlib.methods import METHODS
+from vtlib.systems import LOSSES
 
 
 @pytest.fixture(scope="module")

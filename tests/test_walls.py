@@ -54,6 +54,8 @@ def test_every_room_keeps_the_walls(room):
         assert "launch" not in own or wing in WINGS
     if wing == "synvt":
         assert own <= {"common", "files", *(r for r in ROOMS if r.split(".")[0] == "synvt")}
+    if wing == "systems":
+        assert own <= HEART | {r for r in ROOMS if r.split(".")[0] == "systems"}
     if room in HEART:
         assert own <= HEART
         packages = {package for package, _ in imports(room)} - {"vtlib"} - sys.stdlib_module_names
@@ -71,7 +73,7 @@ def test_no_room_imports_itself_in_a_circle():
 
 def test_the_heart_is_read_in_an_hour():
     lines = {room: len(ROOMS[room].read_text().splitlines()) for room in sorted(HEART)}
-    assert sum(lines.values()) <= 1620, lines
+    assert sum(lines.values()) <= 1400, lines
 
 
 ALONE = """

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from . import device, pml
 from .common import unknown
-from .losses import LOSSES
 from .methods import METHODS, RECIPES
 from .model import stripes_do_not_fit
+from .systems import LOSSES
 
 # fields that name or place a run and do not change its result
 NOT_HASHED = {"profile", "method", "device", "compile"}
@@ -91,7 +91,7 @@ class Experiment(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)  # momentum of SGD
     nesterov: bool = False  # Nesterov's form of the momentum
     weight_decay: float = Field(5e-4, ge=0)  # weight decay of SGD, on all parameters
-    schedule: Literal["hc_tri", "s2"] = "hc_tri"  # hc_tri, the field's: warm-up, then times gamma at each milestone;
+    schedule: Literal["steps", "s2"] = "steps"  # steps, the field's: warm-up, then times gamma at each milestone;
     # s2, as S2 prints it: divided by 10 after every eighth of the epochs
     warmup_epochs: int = Field(10, ge=0)  # epochs over which the rate rises to lr
     milestones: tuple[int, ...] = Field((20, 50), strict=False)  # epochs at which the rate is multiplied by gamma
@@ -282,6 +282,12 @@ def upgraded(fields: dict[str, Any], precision: str) -> dict[str, Any]:
         fields["specific_stages"] = 0 if fields.pop("one_stream") else 2
     if fields.pop("metric_on", "pooled") == "features":
         fields["losses"] = {k: v if k == "id" else v | {"on": "neck"} for k, v in fields["losses"].items()}
+    if fields.get("schedule") == "hc_tri":
+        fields["schedule"] = "steps"
+    if "bound" in fields.get("losses", {}).get("cmdc", {}):
+        terms = {k: {a: v for a, v in term.items() if a != "bound"} for k, term in fields["losses"].items()}
+        soft = fields["losses"]["cmdc"]["bound"] == "awl"
+        fields["losses"] = {"adaptive_cmdc" if soft and k == "cmdc" else k: term for k, term in terms.items()}
     if fields.get("precision") == "auto":
         fields["precision"] = precision
     return fields

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from . import losses
 from .config import Experiment, arguments
-from .losses import LOSSES
 from .losses.dual_constraint import bounds
 from .losses.field import centre_distances, hardest
 from .losses.geometry import centres, length, members, nearest_other_centre
 from .losses.multi_constraint import directions, mine_pairs, pair_matrices, pair_weights, points
 from .model import PositionAttention
+from .systems import LOSSES
+from .systems.crossed import adaptive_cmdc, soft_bounds
 
 LEAST = 0.01  # share of a total; a mechanism that stays below in every epoch did not act
 
@@ -50,8 +51,8 @@ def looked_at(name: str, options: dict, features: Tensor, labels: Tensor, modali
     batch = features, labels, modality
     if call is losses.batch_hard_triplet:
         return hinges(*hardest(*batch, values["cross_modality"]), values["margin"])
-    if call is losses.cmdc:
-        return hinges(*bounds(*batch, values["bound"]), values["margin"])
+    if call in (losses.cmdc, adaptive_cmdc):
+        return hinges(*(bounds if call is losses.cmdc else soft_bounds)(*batch), values["margin"])
     if call is losses.hetero_center_triplet:
         return hinges(*centre_distances(*batch), values["margin"])
     if call is losses.center_metric:

@@ -1,7 +1,7 @@
 """The named systems of the papers as data: network, losses and recipe (schedule, batch and rates), one entry each.
 
 An entry sets fields of config.Experiment. A term is `name: {"weight": w, "on": place, **arguments of the loss}`; names
-are those of losses.LOSSES, and `pml:Name` is a loss of pytorch-metric-learning (pml.py). Recipes apply on profile
+are those of systems.LOSSES, and `pml:Name` is a loss of pytorch-metric-learning (pml.py). Recipes apply on profile
 `paper` only. On all others every method has the profile's schedule, and the rates that tuning.py chose for it by as
 many trials as for any other. S1 and S2 are the two papers that losses/__init__.py cites.
 """
@@ -76,7 +76,7 @@ METHODS = {
     "hc_tri_loss": method(HC_TRI),
     "cml_loss": method(CML),
     # systems of other papers, each with its own recipe
-    "hc_tri": method(on_heads(HC_TRI), "hc_tri", parts=SIX),  # Liu and Tan 2020
+    "hc_tri": method(on_heads(HC_TRI), "liu_tan", parts=SIX),  # Liu and Tan 2020
     "hetero_center": method({"hetero_center": {"weight": 0.5}}, parts=[SIX[0] | {"width": 512}]),  # Zhu et al. 2020
     # Ye et al. 2021 without non-local blocks, GeM and weighting; stage 1 is shared
     "agw_base": method(TRIPLET, "agw", pooling="avg", specific_stages=1),
@@ -92,7 +92,7 @@ METHODS = {
     # in no paper: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's loss
     "parts_cmdc": method(on_heads(CMDC), parts=THREE_AND_SIX),
     "dpan_mc": method(mc(), "s1", attention=True),
-    "cmdc_awl": method({"cmdc": CMDC["cmdc"] | {"bound": "awl"}}, "s1"),
+    "cmdc_awl": method({"adaptive_cmdc": CMDC["cmdc"]}, "s1"),
 }
 # MMD-ReID's margin of 1.4 belongs to its K = 4. The biased estimate of MMD^2 is not 0 even without a gap between the
 # modalities: where all 2 K features of a person are equally far apart it is 2 (5 - 1.907) / K, at K = 2 twice what
@@ -118,7 +118,7 @@ _RAW = {"losses.hetero_center_triplet.normalise": False}
 RECIPES = {
     "s1": {"sysu": {}, "regdb": {}},
     "s2": {"sysu": _S2 | _P6K8, "regdb": _S2 | _P8K4},
-    "hc_tri": {  # as its public code, which smooths labels on RegDB only
+    "liu_tan": {  # HC-Tri as its public code, which smooths labels on RegDB only
         "sysu": _PLAIN | _P6K8 | _RAW,
         "regdb": _P8K4 | _RAW | {"nesterov": True, "gem_p": 10.0, "losses.hetero_center_triplet.local_weight": 2.0},
     },

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from .config import Experiment, arguments, check_options
-from .losses import LOSSES
 from .losses.contract import at_least_single, one_number
 from .losses.geometry import unit
 from .model import Output, TwoStreamNet
 from .pml import Loss, is_theirs
+from .systems import LOSSES
 
 
 def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:

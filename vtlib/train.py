@@ -292,7 +292,7 @@ def validate(experiment: Experiment, net: nn.Module, val: pd.DataFrame, batches:
         net(batches(rows, normalise), batches.modality[rows])
         for rows in np.array_split(np.arange(len(val)), -(-len(val) // 256))
     ]
-    term = experiment.losses.get("cmdc", {})
+    term = experiment.losses.get("cmdc") or experiment.losses.get("adaptive_cmdc", {})  # whose place the columns share
     heads = [torch.cat(x) for x in zip(*([x for x, _ in read(o, term)] for o in outs), strict=True)]
     features = torch.cat([o.features for o in outs]).float()
     if not features.isfinite().all():

@@ -12,7 +12,7 @@ from test_losses import batch, on_line, ragged
 from torch.nn import functional
 
 from vtlib import losses
-from vtlib.losses import LOSSES
+from vtlib.systems import LOSSES
 
 RELATIONS, MININGS = ("i2i", "c2i", "c2c"), ("awl", "ms", "none")
 LOCAL = ("hetero_center_triplet", "multi_constraint")  # take local; {"local": S} below stands for a tensor (N, S, 4)
@@ -956,7 +956,13 @@ def test_features_of_any_size_in_float32(name, given, power):
     features, labels, modality = batch([(3, 2), (2, 4), (2, 2)], seed=25)
     given = options(given, (features, labels, modality))
     plain = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
-    lengths = ("batch_hard_triplet", "cmdc", "hetero_center_triplet", "center_metric")  # the others have no unit
+    lengths = (
+        "batch_hard_triplet",
+        "cmdc",
+        "adaptive_cmdc",
+        "hetero_center_triplet",
+        "center_metric",
+    )  # the others have no unit
     unit = 2.0**power if name in lengths else 1.0
     scaled = {k: v * 2.0**power if isinstance(v, torch.Tensor) else v for k, v in plain.items()}
     if unit != 1:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtlib import config, launch, losses, methods, runs
+from vtlib import config, launch, losses, methods, runs, systems
 from vtlib.data import datasets
 from vtlib.suite import compare, explain, transfer
 
@@ -101,7 +101,7 @@ def test_a_folder_without_people_to_train_on_is_searched_as_a_whole(mine, home, 
 
 
 def test_every_loss_has_its_formula():
-    assert set(explain.FORMULAS) == set(losses.LOSSES), "a loss needs its formula in vtlib/explain.py (CONTRIBUTING.md)"
+    assert set(explain.FORMULAS) == set(systems.LOSSES), "a loss needs its formula in suite/explain.py"
 
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])

@@ -13,7 +13,6 @@ from .contract import FRACTION, WEIGHT, Range, loss
 @loss(dims=(2, 3), smoothing=FRACTION)
 def identity(logits: Tensor, labels: Tensor, modality: Tensor, *, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy with label smoothing, S1 Eq. 5: q = 1 - (C-1)/C * zeta on the true class, zeta/C elsewhere.
-
     Args: logits (N, C), or (N, S, C) of S classifiers; labels (N,), 0 to C-1; modality: unused; smoothing: zeta, 0-1.
     Returns: () mean over the batch of the sum over classifiers, in nats. Raises: ValueError if a label is no class.
     """
@@ -30,7 +29,6 @@ def batch_hard_triplet(
     features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, cross_modality: bool = False
 ) -> Tensor:
     """Batch-hard triplet loss: [margin + furthest positive - nearest negative]_+, mean over the N samples as anchors.
-
     Source: Hermans et al. 2017, arXiv 1703.07737, Eq. 5; the metric part of the field's base recipe (S1's baseline).
     Args: features, labels, modality: a batch, not normalised; margin: in the unit of d; cross_modality: positives and
         negatives are those of the other modality alone; else both modalities are one pool.
@@ -60,7 +58,6 @@ def hardest(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: 
 @loss()
 def hetero_center(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.0) -> Tensor:
     """Hetero-centre loss: [ ||c_i^v - c_i^t||^2 - margin ]_+ pulls the two centres of every identity together.
-
     Source: Zhu et al. 2020, Neurocomputing, arXiv 1910.09830; the margin is that of their public code (0.1 or more).
     differs: the mean over identities instead of their sum, so that a weight does not depend on P.
     Args: features, labels, modality: a batch; margin: in squared feature units.
@@ -76,7 +73,6 @@ def hetero_center_triplet(
     local_weight: float = 1.0, over_stripes: Literal["sum", "mean"] = "sum",
 ) -> Tensor:  # fmt: skip
     """Hetero-centre triplet loss (HC-Tri): a triplet loss over the 2P centres instead of the samples.
-
     For each centre: [margin + d(the other modality's centre of its identity) - d(the nearest centre of another)]_+.
     Source: Liu and Tan 2020, arXiv 2008.06223. open: the mean over the 2P centres, as in public code, not their sum.
     Args: features, labels, modality: a batch, not normalised; margin: in the unit of d; local: stripes, whose losses,
@@ -107,7 +103,6 @@ def center_metric(
     features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 0.3, instance_weight: float = 1.0
 ) -> Tensor:
     """Centre-guided metric loss, in the spirit of CML (Ling et al. 2020, ACM MM): their exact terms are not public.
-
     Of identity i: [ d(c_i^v, c_i^t) - min_{j != i, m, m'} d(c_i^m, c_j^m') + margin ]_+, and of x in i, m: d(x, c_i^m).
     open: the form of both terms, their means over identities and samples, and the equal weight.
     Args: features, labels, modality: a batch, not normalised; margin: in the unit of d; instance_weight: of that d.
@@ -123,7 +118,6 @@ def center_metric(
 @loss(kernels=Range(1, 100))
 def margin_mmd(features: Tensor, labels: Tensor, modality: Tensor, *, margin: float = 1.4, kernels: int = 5) -> Tensor:
     """Margin MMD-ID: maximum mean discrepancy of each identity's visible and thermal features, where above a margin.
-
     MMD^2 = mean k(v, v') + mean k(t, t') - 2 mean k(v, t); k is a sum of exp(-distance^2 / (b * 2^(i - kernels // 2)))
     and b the mean squared distance of the identity's samples, a constant for the gradient.
     Source: Jambigi et al. 2021, BMVC, arXiv 2111.05059. As in their code the whole value counts above the margin, not

@@ -87,7 +87,6 @@ def multi_similarity(
     beta: float = 50.0, threshold: float = 0.5, mining_margin: float = 0.1, cross_modality: bool = True,
 ) -> Tensor:  # fmt: skip
     """Multi-similarity loss, S2 Eq. 6-7, by default over pairs across modalities.
-
     Source: Wang et al. 2019, CVPR, whose values the defaults are. open: S2 does not say whether its MS loss pairs
     within a modality too (cross_modality=False, where all other samples are candidates: the MS paper's own form).
     Args: features, labels, modality: a batch; mining, mining_margin: of mine_pairs(); alpha, beta: lambda_p, lambda_n
@@ -115,7 +114,6 @@ def adaptive_weighting(
     weighting: bool = True, detach_weights: bool = True, mining_margin: float = 0.2, threshold: float = 0.5,
 ) -> Tensor:  # fmt: skip
     """Adaptive weighting loss (AWL) of one relation across modalities, S2 Eq. 8-11.
-
     open: centres are means of the features as given; the weights are constants for the gradient.
     Args: features, labels, modality: a batch; relation: of directions(); mining, mining_margin: of mine_pairs();
         threshold: lambda; weighting: Eq. 10, else weights as at S = 0.5; detach_weights: no gradient through weights.
@@ -142,7 +140,6 @@ def multi_constraint(
     mining_margin: float = 0.2, threshold: float = 0.5,
 ) -> Tensor:  # fmt: skip
     """Multi-constraint loss (MC), S2 Eq. 5: alpha * I2I + beta * C2I + omega * C2C, each an adaptive_weighting().
-
     With the features of stripes, C2C acts on these (mean over stripes) and I2I and C2I on the whole, S2 section 3.2.
     Args: features, labels, modality: a batch; alpha, beta, omega: weights, 0 leaves a term out; local: (N, S, d) stripe
         features; mining, weighting, detach_weights, mining_margin, threshold: as in adaptive_weighting().

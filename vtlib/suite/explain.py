@@ -4,8 +4,8 @@ import inspect
 
 from .. import config
 from ..config import Experiment
-from ..losses import LOSSES
 from ..methods import METHODS
+from ..systems import LOSSES
 
 SYMBOLS = (
     "A batch has $P$ people with $K$ images in each modality. $x$ is the feature of an image, $c_i^m$ the mean feature "
@@ -27,6 +27,10 @@ FORMULAS = {  # each loss in words, and in the symbols above
         "person's two centres than any other person's centre does: $\\frac{1}{P} \\sum_i [\\,\\max_{x \\in i,\\, "
         "m} d(x, c_i^m) - \\min_{j \\neq i,\\, m, m'} d(c_i^m, c_j^{m'}) + \\text{margin}\\,]_+$. The hinge, the "
         "mean and the margin are our reading."
+    ),
+    "adaptive_cmdc": (
+        "CMDC with weighted means in place of the maximum and the minimum: a distance counts by the weight that S2's "
+        "adaptive weighting gives its pair. In no paper."
     ),
     "center_constraint": (
         "The *centre constraint* (second term of S1 Eq. 3): $\\frac{1}{2} \\lVert x - c \\rVert^2$ to the centre "

@@ -198,7 +198,7 @@ def s2_table_3(profile: str) -> dict[str, list[Experiment]]:
     """Item.rows of S2 Table 3: its printed rows, the full system under both SCHEDULES, rows as their recipes say."""
     rows = measured(*S2_TABLE_3, on="sysu regdb", main=True)(profile)
     rate = {"lr": 0.1, "backbone_lr_factor": 0.1} if profile == "paper" else {}  # as HC-Tri's public code begins
-    for name, fields in zip(SCHEDULES, ({"schedule": "s2"}, {"schedule": "hc_tri"} | rate), strict=True):
+    for name, fields in zip(SCHEDULES, ({"schedule": "s2"}, {"schedule": "steps"} | rate), strict=True):
         rows[name] = seeds(profile, "parts_mc", **fields)
     return rows | as_recipe(profile, *S2_TABLE_3)
 
