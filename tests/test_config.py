@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vtlib import config
 from vtlib.config import (
     NOT_HASHED,
     PROFILES,
