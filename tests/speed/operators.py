@@ -1,0 +1,101 @@
+"""How many operators a training step gives to its device: each is a kernel to launch, whatever it computes.
+
+Where kernels are short, a GPU waits for the processor to launch the next one, and a CPU spends its time between them.
+The count needs no GPU: the step runs on torch's meta device, where tensors have shapes and no numbers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vtlib import objective, train
+from vtlib.config import Experiment, experiment
+from vtlib.methods import METHODS
+
+from .timing import Row
+
+PARTS = ("network", "heads", "losses", "update")
+# These give another name to memory that is there, or room without numbers: no kernel is launched.
+VIEWS = frozenset(
+    "view _unsafe_view _reshape_alias t transpose permute expand select slice unsqueeze squeeze detach alias "
+    "as_strided unbind split split_with_sizes diagonal unfold lift_fresh empty empty_like empty_strided new_empty "
+    "new_empty_strided is_same_size".split()
+)
+
+
+class Counted(TorchDispatchMode):
+    """Counts what is launched on the meta device while it is the current mode, by the part that is at work."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.launched = "losses", {part: Counter() for part in PARTS}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        there = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs, result)))
+        if there and name not in VIEWS:
+            self.launched[self.part][name] += 1
+        return result
+
+    def turn_to(self, part: str) -> None:
+        self.part = part
+
+    def in_backward(self, tensors: Iterable[Tensor], part: str, besides: set | None = None) -> set:
+        """Turn to a part before each step of the backward pass that leads from the tensors to the start.
+
+        Args: besides: steps that belong to another part. Returns: the steps that were found.
+        """
+        found, waiting = set(), [t.grad_fn for t in tensors if t is not None and t.grad_fn]
+        while waiting:
+            if (node := waiting.pop()) not in found | (besides or set()):
+                found.add(node)
+                node.register_prehook(lambda grads: self.turn_to(part))
+                waiting += [n for n, _ in node.next_functions if n]
+        return found
+
+
+def launches(made: Experiment, classes: int = 50) -> dict[str, Counter]:
+    """Operators of one step of an experiment, by part and name; the backward pass of a part is its own."""
+    made = made.but(precision="float32")  # autocast does not know the meta device
+    p, k = made.identities_per_batch, made.images_per_identity
+    net = train.make_net(made, classes).to("meta").train()
+    losses = objective.make_losses(made, net).to("meta")
+    parts = {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
+    labels, modality = torch.arange(p).repeat_interleave(k).repeat(2), torch.arange(2).repeat_interleave(p * k)
+    images = torch.zeros(len(labels), 3, made.height, made.width, device="meta")
+    mode, trunk = Counted(), set()
+
+    def maps_are_there(module, args, maps):
+        trunk.update(mode.in_backward([maps], "network"))
+        mode.turn_to("heads")
+
+    def output_is_there(module, args, out):
+        tensors = [out.features, out.logits, *out.pooled, *out.local]
+        mode.in_backward(tensors, "heads", trunk)
+        mode.turn_to("losses")
+
+    def of_update(call):
+        return lambda *args, **kwargs: (mode.turn_to("update"), call(*args, **kwargs))[1]
+
+    with mock.patch.object(torch, "autocast", lambda *a, **k: nullcontext()):
+        step = train.Step(made, parts, "meta")
+        step(images, modality, labels, modality)  # makes what is made once: state of the optimizer, constants
+        hooks = [net.register_forward_pre_hook(lambda *a: mode.turn_to("network"))]
+        hooks += [net.shared.register_forward_hook(maps_are_there), net.register_forward_hook(output_is_there)]
+        with mock.patch.object(torch.nn.utils, "get_total_norm", of_update(torch.nn.utils.get_total_norm)), mode:
+            step(images, modality, labels, modality)
+    return mode.launched
+
+
+def measure(repeats: int) -> Iterator[Row]:
+    """The launches of every method on the cpu profile's network."""
+    for method in METHODS:
+        counts = {part: sum(names.values()) for part, names in launches(experiment("cpu", method)).items()}
+        split = ", ".join(f"{part} {n}" for part, n in counts.items())
+        yield Row("operators of a step", method, "", None, sum(counts.values()), None, split)
