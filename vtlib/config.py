@@ -22,7 +22,7 @@ from .model import stripes_do_not_fit
 from .systems import LOSSES
 
 # fields that name or place a run and do not change its result
-NOT_HASHED = {"profile", "method", "device", "compile"}
+NOT_HASHED = {"profile", "method", "device", "compile", "capture"}
 
 
 class Part(BaseModel):
@@ -53,6 +53,7 @@ class Experiment(BaseModel):
     precision: Literal["float32", "bf16"] = "bf16"  # number format of the maps in training. Left out, or auto: bf16
     # where the device of this machine computes it natively, else float32; it is fixed before the run gets its id
     compile: bool = False  # compile the stages by torch.compile; slower on the processor that it was measured on
+    capture: bool = False  # on a GPU, run each training step as one CUDA graph; not measured yet
     sync_bn: bool = True  # batch normalisation over all processes, so that their number changes no result
 
     # data

@@ -30,7 +30,7 @@ from .config import Experiment, arguments
 from .losses.dual_constraint import bounds
 from .losses.field import centre_distances, hardest
 from .losses.geometry import centres, length, members, nearest_other_centre
-from .losses.multi_constraint import directions, mine_pairs, pair_matrices, pair_weights, points
+from .losses.multi_constraint import Pairs, mine_pairs, pair_matrices, pair_weights, pairs_of, points
 from .model import PositionAttention
 from .systems import LOSSES
 from .systems.crossed import adaptive_cmdc, soft_bounds
@@ -59,7 +59,8 @@ def looked_at(name: str, options: dict, features: Tensor, labels: Tensor, modali
         centre = centres(features, members(*batch, least=2)[0])
         return hinges(length(centre[0] - centre[1]), nearest_other_centre(centre), values["margin"])
     if call is losses.multi_similarity:
-        return mined(pair_matrices(*batch, values["cross_modality"]), values["mining"], values["mining_margin"])
+        matrices = list(matrices_of(pair_matrices(*batch, values["cross_modality"])))
+        return mined(matrices, values["mining"], values["mining_margin"])
     if call in (losses.adaptive_weighting, losses.multi_constraint):
         weights = {"i2i": "alpha", "c2i": "beta", "c2c": "omega"}
         relations = (
@@ -67,7 +68,7 @@ def looked_at(name: str, options: dict, features: Tensor, labels: Tensor, modali
         )
         images = points(*batch)
         stripes = images if local is None or "c2c" not in relations else points(local.transpose(0, 1), *batch[1:])
-        matrices = [m for r in relations for m in directions(stripes if r == "c2c" else images, r)]
+        matrices = [m for r in relations for m in matrices_of(pairs_of(stripes if r == "c2c" else images, [r]))]
         return mined(matrices, values["mining"], values["mining_margin"]) | weighed(matrices, values["weighting"])
     return {}
 
@@ -76,6 +77,17 @@ def hinges(near: Tensor, far: Tensor, margin: float) -> dict[str, Tensor]:
     """Columns of the hinges [margin + near - far]_+; near and far (P,) distances."""
     gap = far - near
     return {"active": (gap < margin).double().mean(), "near": near.mean(), "far": far.mean(), "spread": gap.std()}
+
+
+def matrices_of(pairs: Pairs) -> Iterator[Pairs]:
+    """The matrices of Pairs one by one, each (..., A, B) with the anchors and candidates that it has alone.
+
+    Of a relation the first has visible anchors, the second thermal ones.
+    """
+    similarity, positive, negative = pairs
+    for masks in zip(positive, negative, strict=True):
+        rows, columns = ((masks[0] | masks[1]).any(side) for side in (1, 0))
+        yield tuple(x[..., rows, :][..., columns] for x in (similarity[..., 0, :, :], *masks))
 
 
 def mined(matrices: list[tuple[Tensor, Tensor, Tensor]], mining: str, margin: float) -> dict[str, Tensor]:

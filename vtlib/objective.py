@@ -61,22 +61,30 @@ class Term(nn.Module):
         return one_number(self.name, value, features)
 
 
-def loss_terms(experiment: Experiment, losses: nn.ModuleDict, out: Output, labels: Tensor, modality: Tensor) -> Tensor:
+def loss_terms(
+    experiment: Experiment,
+    losses: nn.ModuleDict,
+    out: Output,
+    labels: Tensor,
+    modality: Tensor,
+    people: Tensor | None = None,
+) -> Tensor:
     """The values of all terms of an experiment on one batch.
 
     The identity loss reads the logits of every classifier, a metric loss the features that read() gives it. The values
     over classifiers or features are added, or averaged where Experiment.over_parts is "mean".
 
-    Args: experiment; losses: of make_losses(); out: the network's output for B images; labels, modality: (B,).
+    Args: experiment; losses: of make_losses(); out: the network's output for B images; labels, modality: (B,); people
+        (B,): what metric losses read in place of labels, equal where these are.
     Returns: (T,) unweighted, in the order of `experiment.losses`, in float32 at least.
     """
-    terms = []
+    terms, of_metric = [], labels if people is None else people
     for name, modules in losses.items():
         if name == "id":
             value, count = modules[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
             features = read(out, experiment.losses[name])
-            value = sum(loss(x, labels, modality, local) for loss, (x, local) in zip(modules, features, strict=True))
+            value = sum(loss(x, of_metric, modality, local) for loss, (x, local) in zip(modules, features, strict=True))
             count = len(features)
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)

@@ -368,6 +368,7 @@ def make(experiment: Experiment, folder: Path) -> None:
             "start_digest": start_of_net,
             "code_digest": code,
             "seed": experiment.seed,
+            "step": train.path_of_step(experiment, device.pick(experiment.device)),
             "train_seconds": sum(row["seconds"] for row in history),
             "last_call_seconds": time.perf_counter() - start,
             "peak_memory": peak_memory(),

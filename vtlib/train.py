@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import inference, mechanisms, parallel, ranking
+from . import capture, inference, mechanisms, parallel, ranking
 from .backbones import load_backbone
 from .config import Experiment
 from .data.batches import Batches, PKSampler, augment, draw, normalise
@@ -116,7 +116,7 @@ def fit(
     batches, val_batches = (Batches(part, pixels, device) for part in (train, val))
     parts = make_parts(experiment, max(1, train.pid.nunique()), device)
     net, history = parts["net"], resume(folder, parts, origin)
-    step = Step(experiment, parts, device)
+    step = make_step(experiment, parts, device)
     first = rank() == 0
     if first:
         write_history(folder, history)  # a kill may have come between checkpoint.pt and history.jsonl
@@ -164,6 +164,19 @@ def bar_title(experiment: Experiment) -> str:
     return f"{experiment.method} {experiment.dataset} seed {experiment.seed}"
 
 
+def make_step(experiment: Experiment, parts: dict, device: str) -> "Step | capture.CapturedStep":
+    """The step of a training: as one CUDA graph where Experiment.capture asks for it and it can be."""
+    step = Step(experiment, parts, device)
+    return capture.CapturedStep(step) if path_of_step(experiment, device) == "captured" else step
+
+
+def path_of_step(experiment: Experiment, device: str) -> str:
+    """How steps run, for metrics.json: "captured", "compiled" or "eager"."""
+    if experiment.capture and capture.can_capture(experiment, device):
+        return "captured"
+    return "compiled" if experiment.compile else "eager"
+
+
 class Step:
     """One training step: forward, losses of the whole batch, backward, update. It never waits for the device.
 
@@ -175,26 +188,34 @@ class Step:
         self.net, self.losses, self.optimizer = parts["net"], parts["losses"], parts["optimizer"]
         self.weights = torch.tensor([term["weight"] for term in experiment.losses.values()], device=device)
         self.forward = parallel.wrap(self.net, device, experiment.sync_bn)
-        self.autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=experiment.precision == "bf16")
+        self.autocast = torch.autocast(
+            device.split(":")[0], torch.bfloat16, enabled=experiment.precision == "bf16", cache_enabled=False
+        )  # no weight is used twice, and a graph must not keep a cast of the step before
         if experiment.compile:  # the stages, which see one shape; choice of rows, pooling and losses stay as they are
             for module in (*self.net.specific, self.net.shared):
                 module.compile(dynamic=False)
 
     def __call__(
-        self, images: Tensor, own: Tensor, labels: Tensor, modality: Tensor, columns: dict | None = None
+        self,
+        images: Tensor,
+        own: Tensor,
+        labels: Tensor,
+        modality: Tensor,
+        columns: dict | None = None,
+        people: Tensor | None = None,
     ) -> Tensor:
         """Take one step on one batch of B images, of which this process has b.
 
         Args: images (b, 3, H, W); own (b,) their modality; labels, modality (B,) of the whole batch, in the order that
             parallel.rows_of_process() gives; columns: a dict that is filled with the columns of mechanisms.py, which
-            waits for the device.
+            waits for the device; people: of loss_terms().
         Returns: (T + 1,) every loss unweighted and the norm of the network's gradient, on the device.
         """
         watched = mechanisms.attention_seen(self.net) if columns is not None else nullcontext([])
         with self.autocast, watched as attention:
             out = self.forward(images, own)
         out = parallel.gather_output(out)
-        terms = loss_terms(self.experiment, self.losses, out, labels, modality)
+        terms = loss_terms(self.experiment, self.losses, out, labels, modality, people)
         self.optimizer.zero_grad(set_to_none=True)
         if columns is not None:  # one of several processes has only a part of the gradient
             shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if world() == 1 else None

@@ -3,8 +3,8 @@
 They act on cosine similarities S of anchors of one modality and candidates of the other, averaged over both directions.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +15,25 @@ from .geometry import cosine_of, gram, magnitude, members, to_device_of
 
 Mining = Literal["ms", "awl", "none"]
 Relation = Literal["i2i", "c2i", "c2c"]
-Pairs = tuple[Tensor, Tensor, Tensor]  # similarity (..., A, B) of anchors and candidates, positives (A, B), negatives
+Pairs = tuple[Tensor, Tensor, Tensor]  # similarity (..., A, B) of anchors and candidates, and masks of its positives
+# and of its negatives that broadcast with it
 
 
 def mine_pairs(similarity: Tensor, positive: Tensor, negative: Tensor, mining: Mining, margin: float) -> tuple:
     """Which pairs of anchors (rows) and candidates (columns) are informative and kept.
     ms, S2 Eq. 6: compared with the hardest pairs of the same anchor. awl, S2 Eq. 8-9: with the hardest pairs of the
     same candidate, over the anchors' own set: ms on the transposed matrix. none: every pair is kept.
-    Args: similarity (..., A, B); positive, negative (A, B) bool; mining "ms", "awl" or "none"; margin in similarity.
-    Returns: masks (..., A, B) of the kept positives and negatives. Raises: ValueError on another mining.
+    Args: similarity (..., A, B), positive, negative bool: Pairs; mining "ms", "awl" or "none"; margin in similarity.
+    Returns: masks of the kept positives and negatives. Raises: ValueError on another mining.
     """
     check_option("mining", mining, Mining)
+    own, signed = torch.stack([positive, negative], -3), torch.stack([similarity, -similarity], -3)
     if mining == "none":
-        return positive.expand(similarity.shape), negative.expand(similarity.shape)
-    dim = -1 if mining == "ms" else -2
-    hardest_negative = similarity.masked_fill(~negative, -torch.inf).amax(dim, keepdim=True)
-    hardest_positive = similarity.masked_fill(~positive, torch.inf).amin(dim, keepdim=True)
+        return own.expand(torch.broadcast_shapes(own.shape, signed.shape)).unbind(-3)
+    # a positive is kept if S < max S_n + margin, a negative if -S < max -S_p + margin: one comparison of signed numbers
+    hardest = signed.masked_fill(~own.flip(-3), -torch.inf).amax(-1 if mining == "ms" else -2, keepdim=True)
     # not >= instead of <: a NaN is kept, so that broken features show in the loss instead of leaving it
-    kept_positive = positive & ~(similarity >= hardest_negative + margin)
-    return kept_positive, negative & ~(similarity <= hardest_positive - margin)
+    return (own & ~(signed >= hardest + margin)).unbind(-3)
 
 
 def pair_weights(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,36 +49,52 @@ def over_anchors(pairs: Pairs, weights: tuple, scale: tuple, mining: Mining, mar
     """
     kept, above = mine_pairs(*pairs, mining, margin), pairs[0] - threshold
     # log(1 + sum exp x) is logsumexp over [0, x]: the added zero column is that 1; no kept pair gives log 1 = 0
-    sums = zip((-weights[0] * above, weights[1] * above), kept, scale, strict=True)
-    value = sum(F.pad(x.masked_fill(~k, -torch.inf), (1, 0)).logsumexp(-1) / s for x, k, s in sums)
-    return value.sum(-1) / (kept[0] | kept[1]).any(-1).sum(-1).clamp(min=1)
+    exponents = torch.stack([-weights[0] * above, weights[1] * above]).masked_fill(~torch.stack(kept), -torch.inf)
+    pull, push = F.pad(exponents, (1, 0)).logsumexp(-1)
+    return (pull / scale[0] + push / scale[1]).sum(-1) / (kept[0] | kept[1]).any(-1).sum(-1).clamp(min=1)
 
 
-def points(features: Tensor, labels: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, dict]:
-    """Cosines (..., M, M) of the samples and centres of features (..., N, D), M = N + 2P; 0 with a point of zeros.
+class Points(NamedTuple):
+    """The points of a batch: visible samples, thermal samples, then the visible and the thermal centres of P people."""
+
+    cosine: Tensor  # (..., M, M) of each point with each, M = N + 2P; 0 with a point of zeros
+    labels: Tensor  # (M,)
+    ends: list[int]  # where each of the four kinds ends
+
+
+def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
+    """The points of features (..., N, D). Raises: ValueError as members().
     A centre is a mean of rows, so its dot products are means of theirs: only the (N, N) products ever see D numbers.
-    Returns: cosines; labels (M,); {"i": (rows of visible, of thermal samples), "c": of centres}. Raises: as members().
     """
     member, identities, _ = members(features, labels, modality, least=2)
     n, p, visible, order = len(labels), len(identities), int((modality == 0).sum()), modality.argsort(stable=True)
     rows = torch.eye(n, dtype=features.dtype, device=features.device)[to_device_of(order, features)]
     mix = torch.cat([rows, *member.to(features.dtype) / member.sum(2, keepdim=True)])  # (M, N)
     cosine = cosine_of(mix @ gram(features / magnitude(features)) @ mix.mT)
-    kinds = {"i": (slice(0, visible), slice(visible, n)), "c": (slice(n, n + p), slice(n + p, n + 2 * p))}
-    return cosine, torch.cat([labels[order], identities, identities]), kinds
+    return Points(cosine, torch.cat([labels[order], identities, identities]), [visible, n, n + p, n + 2 * p])
 
 
-def directions(batch: tuple, relation: Relation) -> Iterator[Pairs]:
-    """The pairs of a relation in the value of points(), first with visible anchors, then with thermal ones.
+def pairs_of(points: Points, relations: Sequence[Relation]) -> Pairs:
+    """The pairs of R relations, each with visible anchors and then with thermal ones: Pairs with 2R matrices.
     i2i, S2 Eq. 2: samples and samples; c2i, Eq. 3: centres and samples; c2c, Eq. 4: centres and centres.
+    Returns: similarity (..., 1, A, B), positive and negative (2R, A, B); rows or columns that no relation has are cut.
     Raises: ValueError on another relation.
     """
-    check_option("relation", relation, Relation)
-    cosine, labels, kinds = batch
-    for m in (0, 1):
-        a, b = kinds[relation[0]][m], kinds[relation[2]][1 - m]
-        positive = to_device_of(labels[a, None] == labels[b], cosine)
-        yield cosine[..., a, b], positive, ~positive
+    for relation in relations:
+        check_option("relation", relation, Relation)
+    ends = [0, *points.ends]
+    sides = []  # of anchors and of candidates: which points these are in each matrix (2R, A), and the slice of them
+    for end in (0, 2):
+        kinds = [2 * (relation[end] == "c") + (m if end == 0 else 1 - m) for relation in relations for m in (0, 1)]
+        cut = slice(ends[min(kinds)], ends[max(kinds) + 1])
+        place = torch.arange(cut.start, cut.stop)
+        first, last = torch.tensor([[ends[k], ends[k + 1]] for k in kinds]).T[..., None]  # (2R, 1)
+        sides.append(((place >= first) & (place < last), cut))
+    (anchor, rows), (candidate, columns) = sides
+    here = anchor[:, :, None] & candidate[:, None, :]
+    same = (points.labels[rows, None] == points.labels[columns]).to(here.device)
+    cosine = points.cosine[..., None, rows, columns]
+    return cosine, to_device_of(here & same, cosine), to_device_of(here & ~same, cosine)
 
 
 @loss(alpha=SCALE, beta=SCALE)
@@ -94,18 +110,20 @@ def multi_similarity(
     Returns: () without unit. Raises: ValueError naming an identity that is alone, or (cross_modality) lacks a modality.
     """
     pairs, scale = pair_matrices(features, labels, modality, cross_modality), (alpha, beta)
-    return torch.stack([over_anchors(x, scale, scale, mining, mining_margin, threshold) for x in pairs]).mean()
+    return over_anchors(pairs, scale, scale, mining, mining_margin, threshold).mean()
 
 
-def pair_matrices(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: bool) -> list[Pairs]:
+def pair_matrices(features: Tensor, labels: Tensor, modality: Tensor, cross_modality: bool) -> Pairs:
     """The pairs of multi_similarity(): of both directions, or of all samples in one pool."""
     if cross_modality:
-        return list(directions(points(features, labels, modality), "i2i"))
+        return pairs_of(points(features, labels, modality), ["i2i"])
     same = labels[:, None] == labels
     if same.all():
         raise ValueError(f"identity {labels[0].item()} is alone in the batch: the loss needs a second identity")
     masks = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
-    return [(cosine_of(gram(features / magnitude(features))), *(to_device_of(mask, features) for mask in masks))]
+    return cosine_of(gram(features / magnitude(features)))[None], *(
+        to_device_of(mask[None], features) for mask in masks
+    )
 
 
 @loss()
@@ -120,17 +138,15 @@ def adaptive_weighting(
     Returns: () without unit. Raises: ValueError naming an identity that lacks a modality or is alone.
     """
     options = (weighting, detach_weights, mining, mining_margin, threshold)
-    return adaptive(points(features, labels, modality), relation, *options)
+    return adaptive(points(features, labels, modality), [relation], *options)[0]
 
 
-def adaptive(batch: tuple, relation: Relation, weighting: bool, detach_weights: bool, *mined: Any) -> Tensor:
-    """adaptive_weighting() of points(), (...) for features (..., N, D); mined: mining, mining_margin, threshold."""
-    values = []
-    for pairs in directions(batch, relation):
-        source = pairs[0].detach() if detach_weights else pairs[0]
-        weights = pair_weights(source if weighting else torch.full_like(source, 0.5))
-        values.append(over_anchors(pairs, weights, (1, 1), *mined))
-    return (values[0] + values[1]) / 2
+def adaptive(points: Points, relations: list[Relation], weighting: bool, detach_weights: bool, *mined: Any) -> Tensor:
+    """adaptive_weighting() of R relations, (..., R); mined: mining, mining_margin, threshold."""
+    pairs = pairs_of(points, relations)
+    source = pairs[0].detach() if detach_weights else pairs[0]
+    weights = pair_weights(source if weighting else torch.full_like(source, 0.5))
+    return over_anchors(pairs, weights, (1, 1), *mined).unflatten(-1, (-1, 2)).mean(-1)
 
 
 @loss(alpha=WEIGHT, beta=WEIGHT, omega=WEIGHT)
@@ -146,8 +162,12 @@ def multi_constraint(
     Returns: () without unit. Raises: ValueError as adaptive_weighting().
     """
     whole = points(features, labels, modality)
-    parts = whole if local is None or not omega else points(local.transpose(0, 1), labels, modality)
+    weights = {relation: w for relation, w in zip(get_args(Relation), (alpha, beta, omega), strict=True) if w}
+    of_whole = [relation for relation in weights if local is None or relation != "c2c"]
     options = (weighting, detach_weights, mining, mining_margin, threshold)
-    terms = zip((alpha, beta, omega), ("i2i", "c2i", "c2c"), (whole, whole, parts), strict=True)
-    zero = 0 * whole[0].sum()  # a graph, even if every weight is 0
-    return sum((w * adaptive(batch, relation, *options).mean() for w, relation, batch in terms if w), zero)
+    value = 0 * whole.cosine.sum()  # a graph, even if every weight is 0
+    if of_whole:
+        value = value + sum(weights[r] * x for r, x in zip(of_whole, adaptive(whole, of_whole, *options), strict=True))
+    if local is not None and omega:
+        value = value + omega * adaptive(points(local.transpose(0, 1), labels, modality), ["c2c"], *options).mean()
+    return value
