@@ -22,11 +22,11 @@ from .timing import Row
 
 PARTS = ("network", "heads", "losses", "update")
 # These give another name to memory that is there, or room without numbers: no kernel is launched.
-VIEWS = frozenset(
-    "view _unsafe_view _reshape_alias t transpose permute expand select slice unsqueeze squeeze detach alias "
-    "as_strided unbind split split_with_sizes diagonal unfold lift_fresh empty empty_like empty_strided new_empty "
-    "new_empty_strided is_same_size".split()
-)
+VIEWS = {
+    *("view", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "expand", "select", "slice", "unsqueeze"),
+    *("squeeze", "detach", "alias", "as_strided", "unbind", "split", "split_with_sizes", "diagonal", "unfold"),
+    *("lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_same_size"),
+}
 
 
 class Counted(TorchDispatchMode):
