@@ -37,7 +37,7 @@ case "${1:-}" in
     setup
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
-    [ "$1" = test ] || set -- gate -m "not slow" "${@:2}"
+    [ "$1" = test ] || set -- gate -m "not slow" -n auto "${@:2}"
     .venv/bin/python -m pytest "${@:2}"
     ;;
   "" | --* | S[12].* | X.* | [0-9]*_*)

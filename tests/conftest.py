@@ -12,7 +12,7 @@ SHARED = ROOT.parent / "shared"
 
 # folders and files, less test_, whose tests train, start processes or draw whole sets: the gate leaves them out
 SLOW = {"batch", "data", "synvt", "speed", "notebooks", "launch", "parallel", "real", "runs", "parts", "pretrain"}
-SLOW |= {"train", "tuning", "cues", "exchange", "report", "crate"}
+SLOW |= {"train", "capture", "inference", "tuning", "cues", "exchange", "report", "crate"}
 
 
 def pytest_collection_modifyitems(items):

@@ -3,7 +3,7 @@
 import numpy as np
 import oracles
 import pytest
-from losses.test_losses import batch, on_line
+from test_losses import batch, on_line
 
 from vtlib.systems.crossed import adaptive_cmdc
 
