@@ -192,3 +192,10 @@ def test_a_killed_process_stops_the_others_and_the_run_goes_on(home, tmp_path):
     assert again.stdout.count("cmdc on synvt_sysu_quick") == 1  # one process speaks
     run = Run(made, folder)
     assert run.history.epoch.tolist() == list(range(1, 9)) and run.metrics["processes"] == 2
+
+
+def test_batch_normalisation_of_torch_over_gpus_has_what_it_needs():
+    net = parallel.synchronised(train.make_net(experiment("quick", "baseline"), 5))
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    assert norms and all(m.num_batches_tracked == 0 for m in norms)
+    assert not [m for m in net.modules() if type(m) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)]

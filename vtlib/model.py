@@ -144,6 +144,8 @@ class TwoStreamNet(nn.Module):
             self.neck.bias.requires_grad_(False)
             self.classifier = nn.Linear(channels, num_classes, bias=False)
             nn.init.normal_(self.classifier.weight, std=0.001)
+        for norm in (m for m in self.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))):
+            norm.num_batches_tracked = None  # a count of steps that nothing reads, and an operator each in every step
 
     def forward(self, images: Tensor, modality: Tensor) -> Output:
         """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both.

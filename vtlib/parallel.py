@@ -175,9 +175,16 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-            self.num_batches_tracked += 1
         scale = self.weight * (var + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def synchronised(net: nn.Module) -> nn.Module:
+    """The network with torch's SyncBatchNorm, which wants the counters of steps that ours has not."""
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)
 
 
 def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
@@ -189,7 +196,7 @@ def wrap(net: nn.Module, device: str, sync_bn: bool) -> nn.Module:
     if world() == 1:
         return net
     if sync_bn and device.startswith("cuda"):
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        net = synchronised(net)
     elif sync_bn:
         for module in net.modules():
             if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):

@@ -106,7 +106,7 @@ class Run:
         plain = self.experiment.but(weights="none")  # the start would be overwritten: do not download it
         classes = next(w.shape[-2] for name, w in state.items() if name.endswith("classifier.weight"))
         net = train.make_net(plain, classes)
-        net.load_state_dict(state)
+        net.load_state_dict({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")})  # of before
         return net.eval()
 
 

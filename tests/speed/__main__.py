@@ -63,9 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for name in arguments.scripts or known:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            rows += known[name].measure(arguments.repeats)
+            for row in known[name].measure(arguments.repeats):
+                rows.append(row)
+                print("  ".join(cell for cell in cells(row) if cell), file=sys.stderr, flush=True)
     finally:
         torch.set_num_threads(before)
+    if not rows:
+        print("nothing to measure on this machine: `gpu` needs a GPU")
+        return 1
     print(as_text(rows))
     if arguments.save:
         named = " ".join([gpu or processor(), *arguments.scripts])  # some scripts alone leave the whole table as it is

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.speed import __main__ as cli
-from tests.speed import attention, data, evaluation, step, synvt, timing
+from tests.speed import attention, data, evaluation, gpu, operators, step, synvt, timing
+from vtlib.config import experiment
 from vtlib.ranking import rank_metrics
 from vtlib.synvt import PRESETS
 
@@ -290,3 +292,92 @@ def test_a_step_with_its_data_beside_a_loader_with_workers(small_step, monkeypat
     made = step.CASES["thin baseline"]
     (row,) = step.with_data("thin baseline", made, "cpu", 1, workers=1)
     assert row.reference == "float32, PIL loader, 1 workers" and "images/s" in row.limit
+
+
+def test_the_roofline_is_that_of_the_layers():
+    made = step.CASES["ResNet-50 baseline"]
+    limit = gpu.roofline(made, 750e12, 4.3e12)
+    assert 7 < limit < 9  # by hand 29.4 GB and 1.96 TFLOP give 8.2 (and 6.8 by memory alone)
+    assert gpu.roofline(made, 750e12, 2.9e12) > limit > gpu.roofline(made, 1e18, 4.3e12)
+    more = made.but(identities_per_batch=16)
+    assert gpu.roofline(more, 750e12, 4.3e12) == pytest.approx(2 * limit, rel=0.05)
+    # a GPU without memory's limit takes the time of the arithmetic, which torch counts too
+    with FlopCounterMode(display=False) as flops:
+        steps = step.make_step(step.CASES["thin baseline"], "cpu")
+        labels, modality = step.labels_of(step.CASES["thin baseline"])
+        steps(torch.randn(len(labels), 3, 96, 48), modality, labels, modality)
+    assert gpu.roofline(step.CASES["thin baseline"], 1e12, 1e18) == pytest.approx(
+        flops.get_total_flops() / 1e9, rel=0.02
+    )
+
+
+def test_kernels_are_told_apart_by_their_names():
+    names = ["cudnn::bn_fw_tr_1C11", "sm90_xmma_fprop_implicit_gemm", "vectorized_elementwise_kernel", "Memcpy DtoD"]
+    text = gpu.split([*((name, 1.0) for name in names), ("strange", 4.0)], 16.0)
+    assert text.startswith("5 kernels, busy 50 %: other 50 %, batch norm 12 %, convolution 12 %")
+    assert "elementwise 12 %" in text and "copy or cast 12 %" in text
+
+
+def test_the_measurements_of_a_gpu_run_on_a_cpu(small_step, monkeypatch):
+    monkeypatch.setattr(gpu, "TINY", True)
+    monkeypatch.setattr(gpu, "COPY", {"cpu": 2**12})
+    monkeypatch.setattr(gpu, "BATCHES", (2,))
+    monkeypatch.setattr(gpu, "STEPS", 2)
+    monkeypatch.setattr(
+        gpu, "two_at_once", lambda name, *a: gpu.Row(f"step {name}, two processes", "", "", 1.0, 1.0, 1.0, "")
+    )
+    rows = list(gpu.measure(1))
+    assert [row.part.split(", ")[-1] for row in rows] == [
+        "rates",
+        *2 * ["eager"],
+        "captured",
+        "fp16",
+        "bf16 weights",
+        "two processes",
+    ]
+    assert all("roofline" in row.limit for row in rows[1:-1])
+
+
+def test_images_a_second_of_one_process():
+    assert gpu.some_steps(step.CASES["thin baseline"].but(identities_per_batch=2), "cpu", 0.1) > 0
+
+
+# operators of one step on the cpu profile's network, by part; a change that adds some needs a reason
+LAUNCHES = {
+    "baseline": (100, 25, 129, 5),
+    "dpan": (161, 25, 129, 5),
+    "cmdc": (100, 25, 229, 5),
+    "dpan_cmdc": (161, 25, 229, 5),
+    "identity": (100, 24, 29, 5),
+    "mc": (100, 25, 149, 5),
+    "parts": (100, 86, 30, 5),
+    "parts_mc": (100, 90, 488, 5),
+    "mc_c2i": (100, 25, 145, 5),
+    "mc_c2c": (100, 25, 145, 5),
+    "mc_i2i_c2c": (100, 25, 146, 5),
+    "mc_c2i_c2c": (100, 25, 147, 5),
+    "mc_i2i_c2i": (100, 25, 147, 5),
+    "ms_loss": (100, 25, 128, 5),
+    "ms_our_mining": (100, 25, 128, 5),
+    "awl_ms_mining": (100, 25, 137, 5),
+    "awl_unweighted": (100, 25, 138, 5),
+    "awl": (100, 25, 137, 5),
+    "triplet_loss": (100, 25, 129, 5),
+    "triplet_cross": (100, 25, 131, 5),
+    "hc_tri_loss": (100, 25, 133, 5),
+    "cml_loss": (100, 25, 200, 5),
+    "hc_tri": (100, 45, 244, 5),
+    "hetero_center": (100, 44, 54, 5),
+    "agw_base": (86, 8, 129, 5),
+    "margin_mmd": (118, 25, 269, 5),
+    "parts_cmdc": (100, 88, 456, 5),
+    "dpan_mc": (161, 25, 149, 5),
+    "cmdc_awl": (100, 25, 266, 5),
+}
+
+
+@pytest.mark.parametrize("method", LAUNCHES)
+def test_a_step_launches_no_more_operators_than_before(method):
+    launched = {part: sum(c.values()) for part, c in operators.launches(experiment("cpu", method)).items()}
+    for part, most in zip(operators.PARTS, LAUNCHES[method], strict=True):
+        assert launched[part] <= most, f"{part} of {method}: {launched[part]} operators, {most} before"
