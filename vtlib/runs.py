@@ -106,7 +106,10 @@ class Run:
         plain = self.experiment.but(weights="none")  # the start would be overwritten: do not download it
         classes = next(w.shape[-2] for name, w in state.items() if name.endswith("classifier.weight"))
         net = train.make_net(plain, classes)
-        net.load_state_dict({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")})  # of before
+        keys = net.load_state_dict(state, strict=False)
+        # counters of steps are in the networks of older runs, and torch itself adds them while it reads
+        if odd := [k for part in keys for k in part if not k.endswith("num_batches_tracked")]:
+            raise ValueError(f"{self.folder / 'model.safetensors'} is of another network: {odd[0]} differs")
         return net.eval()
 
 
