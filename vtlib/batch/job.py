@@ -12,6 +12,7 @@ from pathlib import Path
 from ..common import shown
 from ..files import read_json, write_json
 from ..memory import peak_host_memory
+from ..suite import index
 from .graph import LAST, Job, environment, stamp
 
 
@@ -40,6 +41,8 @@ def make(path: Path, name: str) -> None:
         raise
     finally:
         write_json(path, record | {"seconds": round(time.time() - start, 1), "GB": round(peak_host_memory(), 2)})
+        if job["rule"] == "notebook":
+            index.write(plan)
 
 
 def make_data(results: Path, job: Job) -> None:
