@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from vtlib import config, pretrain, runs
-from vtlib.batch import graph, job, resources
+from vtlib.batch import forkserver, graph, job, resources
 from vtlib.methods import METHODS
 from vtlib.suite import items
 
@@ -175,7 +175,9 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     results, target = tmp_path / "quick", "22_convergence"
     process = start(target)
     finished = wait_for(lambda: list(results.glob("runs/*/metrics.json")), process)
-    psutil.Process(process.pid).kill()  # its jobs live on, and the next call waits for their locks
+    psutil.Process(
+        process.pid
+    ).kill()  # its jobs end with it; an ordinary job lives on, and the next call waits for its lock
     process.wait()
     before = {path: path.read_text() for path in finished}
 
@@ -302,12 +304,12 @@ def test_a_run_is_looked_at_again_once_after_its_data_was_written_anew(home, tmp
 
 
 def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.tempfile, "gettempdir", lambda: str(long))
+    monkeypatch.setattr(forkserver.tempfile, "gettempdir", lambda: str(long))
     (long := tmp_path / ("long" * 30)).mkdir()
-    with job.kernel_folder() as (folder, sockets):
+    with forkserver.socket_folder() as (folder, sockets):
         assert sockets and folder.startswith("/tmp/")
-    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # then by ports
-    with job.kernel_folder() as (folder, sockets):
+    monkeypatch.setattr(forkserver, "holds_sockets", lambda folder: False)  # then by ports
+    with forkserver.socket_folder() as (folder, sockets):
         assert not sockets and Path(folder).is_dir()
     assert not Path(folder).exists()
 
@@ -324,7 +326,7 @@ def write_notebook(path, *cells):
 def test_a_killed_kernel_is_one_sentence_and_the_notebook_is_kept(tmp_path, monkeypatch):
     cells = "x = 0", "print('as far', 'as this')", "import os\nos.kill(os.getpid(), 9)"
     path = write_notebook(tmp_path / "a {b}.ipynb", *cells)
-    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # by ports, as on Windows
+    monkeypatch.setattr(forkserver, "holds_sockets", lambda folder: False)  # by ports, as on Windows
     with pytest.raises(RuntimeError, match="its kernel was killed; mostly that is for want of memory") as stop:
         job.execute(path, tmp_path / "out {c}.ipynb", {"x": 1})
     assert "\n" not in str(stop.value) and "as far as this" in (tmp_path / "out {c}.ipynb").read_text()

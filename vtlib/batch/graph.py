@@ -21,7 +21,7 @@ from .. import files
 from ..common import NOTEBOOKS, data_root, results_root, shown, unknown
 from ..files import digest, read_json, remembered, write_json
 from ..suite import index
-from . import progress, resources
+from . import forkserver, progress, resources
 
 PACKAGE = Path(__file__).parents[1]
 TRAIN = NOTEBOOKS / "10_train.ipynb"  # executed once for each run; all other notebooks show results
@@ -355,7 +355,11 @@ def work(plan: Plan, left: list[str], at_a_time: int, cluster: str, dry: bool, m
         if dry:  # up_to_date() removed no wrong output, so Snakemake has to be told which ones to make again
             wrong = [job["output"] for n, job in plan["jobs"].items() if n in left and job["rule"] != "train"]
             options += ["--dry-run", *["--forcerun", *wrong] * bool(wrong)]
-        with nullcontext() if dry else progress.said(plan, fit):
+        # one job is as fast in an ordinary process; a run has settings["threads"], a notebook one
+        to_run = [j for j in plan["jobs"].values() if "notebook" in j and not (results / j["output"]).is_file()]
+        threads = {settings["threads"], 1} if len(to_run) > 1 and not dry else ()
+        said = nullcontext() if dry else progress.said(plan, fit)
+        with forkserver.started(results, environment(), threads), said:
             code = snakemake(plan, [], settings, [*options, *more])
     return code, f"{fit} runs at a time; {used}"
 
