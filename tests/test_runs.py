@@ -1,9 +1,11 @@
 """The store of results: done means metrics.json, nothing finished is lost, redone or read when it is stale."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,7 +25,9 @@ def done(home):
 
 def test_a_run_has_all_its_files_and_metrics_say_where_they_come_from(done):
     names = {p.name for p in done.folder.iterdir()}
-    assert names == {"experiment.json", "history.jsonl", "features.safetensors", "model.safetensors", "metrics.json"}
+    assert names - {"searched"} == {
+        *("experiment.json", "history.jsonl", "features.safetensors", "model.safetensors", "metrics.json")
+    }
     m = done.metrics
     assert {"versions", "device", "commit", "seed", "train_seconds", "data_digest", "protocols", "finished"} <= set(m)
     assert m["run_id"] == done.folder.name == done.experiment.run_id and len(m["data_digest"]) == 64
@@ -309,15 +313,64 @@ def test_precision_is_settled_before_a_run_has_its_id(monkeypatch):
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
 def test_a_device_that_is_not_here_stops_before_the_data_is_opened(home, monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened"))
+    monkeypatch.setattr(runs, "load_data", lambda e, **k: pytest.fail("data was opened"))
     with pytest.raises(ValueError, match=f"device={name}: this machine has no GPU that torch can use"):
         runs.run(experiment("quick", "cmdc", seed=77, device=name))
 
 
-def test_no_data_is_opened_twice_to_ask_whether_runs_are_current(done, monkeypatch):
-    runs.data_digest(done.experiment)
-    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened again"))
-    assert runs.is_current(done) and runs.run(done.experiment).folder == done.folder
+@pytest.mark.parametrize("dataset", ["sysu", "regdb"])
+def test_finished_runs_are_shown_without_a_second_look_at_any_image(home, dataset, monkeypatch):
+    splits = (1, 2) if dataset == "regdb" else (1,)
+    finished = [runs.run(experiment("quick", "cmdc", device="cpu", dataset=dataset, split=split)) for split in splits]
+    protocol = next(iter(finished[0].metrics["protocols"]))
+    for run in finished:
+        run.queries(protocol)
+    for memory in (runs._loaded, runs._stores, runs._kept):  # as in a new process
+        memory.clear()
+    opened, looked_at = Counter(), Counter()
+
+    def note(event, arguments):  # an audit hook stays: it counts for good, and this test reads it now
+        if event == "open" and str(arguments[0]).endswith((".jpg", ".bmp")):
+            opened[str(arguments[0])] += 1
+
+    def stat(path, *args, real=os.stat, **options):
+        if str(path).endswith((".jpg", ".bmp")):
+            looked_at[str(path)] += 1
+        return real(path, *args, **options)
+
+    sys.addaudithook(note)
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(protocols.Embedded, "ranked", lambda *a: pytest.fail("searched again"))
+    for _ in range(3):
+        for run in finished:
+            assert runs.run(run.experiment).queries(protocol).shape[0] == run.trials(protocol).queries.iloc[0]
+            table, store = runs.load_data(run.experiment, anew=False)
+            assert len(table) <= len(store.pixels) and (table.split == "test").any()
+    assert not opened and looked_at and set(looked_at.values()) == {1}
+
+
+def test_what_was_searched_is_read_to_the_last_bit_and_searched_again_after_a_change(done, tmp_path, monkeypatch):
+    run = runs.Run(done.experiment, shutil.copytree(done.folder, tmp_path / "run"))
+    protocol, searched, real = "sysu all 1-shot official", [], protocols.Embedded.queries
+    monkeypatch.setattr(protocols.Embedded, "queries", lambda *a: searched.append(1) or real(*a))
+    file = run.folder / "searched" / "sysu_all_1-shot_official.json"
+
+    def again():
+        runs._kept.clear()
+        return run.queries(protocol)
+
+    first = real(run.embedded(protocols.named(protocol)), protocols.named(protocol), len(run.trials(protocol)))
+    file.unlink(missing_ok=True)
+    assert again().equals(first) and again().equals(first) and len(searched) == 1
+    file.write_text(file.read_text()[:9])
+    assert again().equals(first) and len(searched) == 2
+    os.utime(run.folder / "features.safetensors", (1, 1))
+    assert again().equals(first) and len(searched) == 3
+    monkeypatch.setattr(runs, "code_digest", lambda: "of a changed metric")
+    assert again().equals(first) and len(searched) == 4
+    shutil.rmtree(file.parent)
+    file.parent.write_text("a file: nothing can be written below it")
+    assert again().equals(first) and again().equals(first) and len(searched) == 6
 
 
 def folder_of_images(root, csv="", people=8):
@@ -411,7 +464,7 @@ def test_epochs_of_other_training_code_are_not_gone_on_with(home, monkeypatch):
     ],
 )
 def test_a_network_that_cannot_be_built_stops_before_the_data_is_opened(home, monkeypatch, fields, sentence):
-    monkeypatch.setattr(runs, "load_data", lambda e: pytest.fail("data was opened"))
+    monkeypatch.setattr(runs, "load_data", lambda e, **k: pytest.fail("data was opened"))
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         runs.run(experiment("quick", "baseline", seed=78, **fields))
 

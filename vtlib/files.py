@@ -59,6 +59,14 @@ def read_json(path: Path, repair: str = "delete it, and it is made again") -> di
     return parse_object(read_bytes(path, repair), path, repair)
 
 
+def remembered(path: Path) -> dict:
+    """The JSON object in a file that can be made again; {} where the file is absent, cut or empty."""
+    try:
+        return read_json(path)
+    except (ValueError, FileNotFoundError):
+        return {}
+
+
 def read_bytes(path: Path, repair: str) -> bytes:
     """The bytes of a file. Raises: FileNotFoundError, or ValueError for a folder; both end with `repair`."""
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from .batch import graph, job
+from .batch import forkserver, graph, job
 from .common import data_root, results_root, shown, unknown, user_path
 from .files import digest, read_json, write_json
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         help="a Snakemake executor instead of this machine, whose precision counts unless VTLIB_PRECISION says one",
     )
     sub.epilog = "Options of Snakemake follow behind --, as in: -- --default-resources slurm_partition=gpu runtime=600"
-    sub = command(commands, "job", lambda arguments: job.make(arguments.plan, arguments.name), "one job of a plan")
+    sub = command(commands, "job", one_job, "one job of a plan")
     sub.add_argument("plan", type=file_path, help="a plan.json that `all` has made")
     sub.add_argument("name", help="a run id, a notebook or a data set of the plan")
     sub = command(commands, "data", data, "make, check, describe or show a data set")
@@ -284,6 +284,12 @@ def everything(arguments) -> int:
         forecast.state(profile, arguments.jobs, graph.wanted(profile, arguments.targets))
     options = arguments.targets, arguments.jobs, arguments.cluster, arguments.dry_run, arguments.more
     return graph.run(profile, *options)
+
+
+def one_job(arguments) -> int | None:
+    """Have a fork server do one job of a plan, or do it here where there is none."""
+    code = forkserver.ask("vtlib.launch", "job", str(arguments.plan), arguments.name)
+    return job.make(arguments.plan, arguments.name) if code is None else code
 
 
 def train(arguments) -> None:

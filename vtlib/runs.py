@@ -1,7 +1,8 @@
 """The store of results: run(experiment) loads a finished run or makes it; collect(runs) makes a tidy table of runs.
 
 The folder of a run holds experiment.json, history.jsonl, features.safetensors (of the test images), model.safetensors
-and metrics.json. The last is written at the end and atomically: a run is finished where it exists.
+and metrics.json. The last is written at the end and atomically: a run is finished where it exists. Its folder searched/
+has the results of each query, by protocol, once a table has asked for them.
 """
 
 import ast
@@ -9,8 +10,8 @@ import hashlib
 import io
 import time
 import tokenize
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -28,7 +29,7 @@ from .config import NOT_HASHED, Experiment, upgraded
 from .data import datasets
 from .data import images as im
 from .device import environment, peak_memory
-from .files import lock, read_json, read_json_lines, whole, write_json
+from .files import digest, lock, read_json, read_json_lines, remembered, whole, write_json
 from .model import TwoStreamNet
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout: the official galleries
@@ -80,18 +81,40 @@ class Run:
     def queries(self, protocol: str) -> pd.DataFrame:
         """The metrics of each test query, mean over trials: pid, row (in the data's table), METRICS as fractions.
 
-        They are computed from the stored features and kept for this process, since several tables may read one run.
-        Raises: ValueError where the features do not give the stored metrics, or for a protocol that the run lacks;
-        FileNotFoundError where the data, with the permutations of official galleries, is not there.
+        The stored features are searched once: the result is kept in this process and in the folder of the run, since
+        several tables, and notebooks, read one run. Raises: ValueError where the features do not give the stored
+        metrics, or for a protocol that the run lacks; FileNotFoundError where the data, with the permutations of
+        official galleries, is not there.
         """
-        trials = self.trials(protocol)
-        key = self.folder, protocol, (self.folder / "metrics.json").stat().st_mtime_ns
-        if key not in _queries:
-            table = self.embedded(protocols.named(protocol)).queries(protocols.named(protocol), len(trials))
+        trials, search = self.trials(protocol), protocols.named(protocol)
+
+        def searched() -> pd.DataFrame:
+            table = self.embedded(search).queries(search, len(trials))
             if (table[METRICS].mean() - trials[METRICS].mean()).abs().max() > 1e-3:  # rounding may swap two ranks
                 raise ValueError(f"{self.folder}: features.safetensors does not give the {protocol} of metrics.json")
-            _queries[key] = table
-        return _queries[key]
+            return table
+
+        return self.kept(protocol, searched)
+
+    def kept(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A table computed from this run: of this process, or of the folder, or else computed and written there.
+
+        It is computed again after a change to the metrics, the features or the code that decides a result.
+        Args: name: of the table, which names its file; compute: what returns it, of numbers alone.
+        """
+        features = (self.folder / "features.safetensors").stat()
+        origin = [name, code_digest(), features.st_size, features.st_mtime_ns]
+        key = digest([self.folder / "metrics.json"], origin)
+        if key not in _kept:
+            path = self.folder / "searched" / f"{name.replace(' ', '_')}.json"
+            stored = remembered(path) if path.is_file() else {}
+            table = pd.DataFrame(stored["columns"]) if stored.get("key") == key else compute()
+            if stored.get("key") != key:
+                with suppress(OSError):  # results may be read-only: then it is computed by each process
+                    path.parent.mkdir(exist_ok=True)
+                    write_json(path, {"key": key, "columns": table.to_dict("list")})
+            _kept[key] = table
+        return _kept[key]
 
     def embedded(self, search: protocols.Search | None = None) -> protocols.Embedded:
         """The stored features, ready for one search, or for all searches."""
@@ -161,14 +184,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         part.write_bytes(save(tensors, metadata))
 
 
-_queries: dict[tuple, pd.DataFrame] = {}  # Run.queries() of this process
-_digests: dict[tuple, str] = {}  # place_of_data() -> digest of the data when this process last read it
+_kept: dict[str, pd.DataFrame] = {}  # Run.kept() of this process
+_loaded: dict[tuple, tuple[pd.DataFrame, im.Store]] = {}  # place_of_data() -> what load_data() found there last
+_stores: dict[tuple, im.Store] = {}  # the same, of RegDB's first split, and paths -> images, of which splits share one
 
 
 def chance(run: Run, protocol: str) -> pd.Series:
     """Expected rank1 and mAP (fractions) of a random order, under a protocol of a run and on its test set."""
     search = protocols.named(protocol)
-    return run.embedded(search).chance(search, len(run.trials(protocol))).mean()
+    return run.kept(f"chance {protocol}", lambda: run.embedded(search).chance(search, len(run.trials(protocol)))).mean()
 
 
 def data_folder(name: str) -> Path:
@@ -182,18 +206,25 @@ def data_folder(name: str) -> Path:
     return datasets.locate(name)
 
 
-def load_data(experiment: Experiment) -> tuple[pd.DataFrame, im.Store]:
-    """Table and decoded images of an experiment's data, split into train, val and test as the experiment says."""
-    root = data_folder(experiment.data)
-    table = datasets.read(experiment.dataset, root, split=experiment.split)
-    store = im.store(table, root, experiment.height, experiment.width)
-    # results also depend on the lists of identities, which are in the table, and on the permutations of the galleries
-    data = hashlib.sha256((store.digest + table.to_csv()).encode())
-    if (permutations := root / PERMUTATIONS).is_file():
-        data.update(permutations.read_bytes())
-    store = im.Store(store.pixels, data.hexdigest())
-    _digests[place_of_data(experiment)] = store.digest
-    return split_for(experiment, table), store
+def load_data(experiment: Experiment, *, anew: bool = True) -> tuple[pd.DataFrame, im.Store]:
+    """Table and decoded images of an experiment's data, split into train, val and test as the experiment says.
+
+    Args: experiment; anew: look at the set again, at each image file. If false, what this process has loaded of it is
+        used, as is right where finished runs are shown; the splits of RegDB list the same images and count as one.
+    """
+    if anew or (place := place_of_data(experiment)) not in _loaded:
+        place, root = place_of_data(experiment), data_folder(experiment.data)
+        table = datasets.read(experiment.dataset, root, split=experiment.split)
+        images = place_of_data(experiment.but(split=1)), tuple(table.path)
+        if anew or images not in _stores:
+            _stores[images] = im.store(table, root, experiment.height, experiment.width)
+        # results also depend on the lists of identities, in the table, and on the permutations of the galleries
+        data = hashlib.sha256((_stores[images].digest + table.to_csv()).encode())
+        if (permutations := root / PERMUTATIONS).is_file():
+            data.update(permutations.read_bytes())
+        _loaded[place] = table, im.Store(_stores[images].pixels, data.hexdigest())
+    table, store = _loaded[place]
+    return split_for(experiment, table.copy()), store
 
 
 def read_table(experiment: Experiment) -> pd.DataFrame:
@@ -211,9 +242,9 @@ def place_of_data(experiment: Experiment) -> tuple:
 
 def data_digest(experiment: Experiment) -> str:
     """sha256 of an experiment's data, as of the last time that this process loaded it."""
-    if (place := place_of_data(experiment)) not in _digests:
-        load_data(experiment)
-    return _digests[place]
+    if (place := place_of_data(experiment)) not in _loaded:
+        load_data(experiment, anew=False)
+    return _loaded[place][1].digest
 
 
 def split_for(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
@@ -294,7 +325,13 @@ def is_current(run: Run) -> bool:
 def start_digest(experiment: Experiment) -> str:
     """sha256 of the file that an experiment's weights start from; "" where there is none, or it is missing."""
     file = weights_file(experiment.backbone, experiment.weights)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
+    return digest_of(file, file.stat().st_mtime_ns) if file and file.is_file() else ""
+
+
+@cache  # ResNet-50 has 100 MB, and each finished run asks for it
+def digest_of(file: Path, written: int) -> str:
+    """sha256 of a file. Args: file; written: when it was changed last, so that a changed file is read again."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @cache  # the process goes on with the code that it has loaded, whatever becomes of the files

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from vtlib import config, pretrain, runs
-from vtlib.batch import graph, job, resources
+from vtlib.batch import forkserver, graph, job, resources
 from vtlib.methods import METHODS
 from vtlib.suite import items
 
@@ -45,12 +45,11 @@ def test_a_notebook_needs_the_runs_of_what_it_states():
     assert {name for name, job in jobs.items() if job["rule"] == "train"} == runs
     assert jobs["20_ablation"]["needs"] == outputs(items.experiments("quick", ["S1.T3"]))
     assert set(jobs["33_mining_and_weighting"]["needs"]) == set(outputs(items.experiments("quick", ["S2.T5", "S2.F4"])))
-    assert jobs["90_report"]["needs"] == [
-        job["output"] for name, job in jobs.items() if job["rule"] == "notebook" and name != "90_report"
-    ]
+    notebooks = [job["output"] for name, job in jobs.items() if job["rule"] == "notebook" and name != "90_report"]
+    assert set(jobs["90_report"]["needs"]) == set(notebooks)
     assert list(jobs)[-1] == "90_report"
     for name, methods in {
-        "40_tsne": {"baseline", "parts_mc"},
+        "40_tsne": {"baseline", "identity", "parts_mc"},
         "41_synvt": {"baseline", "identity", "parts_mc"},
     }.items():
         assert {jobs[run.split("/")[1]]["parameters"]["method"] for run in jobs[name]["needs"]} == methods
@@ -60,6 +59,24 @@ def test_a_notebook_needs_the_runs_of_what_it_states():
     }
     with pytest.raises(ValueError, match="did you mean 'S1"):
         graph.jobs("quick", ["S1.T33"])
+
+
+@pytest.mark.parametrize("profile", ["quick", "cpu", "gpu"])
+def test_the_first_papers_ablation_is_first_and_each_notebook_follows_its_last_run(profile):
+    jobs = graph.jobs(profile, [])
+    outputs_of = [job["output"] for job in jobs.values()]
+    first = [name for name, job in jobs.items() if job["rule"] == "train"][: len(jobs["20_ablation"]["needs"])]
+    assert {f"runs/{name}/metrics.json" for name in first} == set(jobs["20_ablation"]["needs"])
+    shown = [name for name, job in jobs.items() if job["rule"] == "notebook"]
+    assert shown[0] == "20_ablation" and shown[-1] == "90_report"
+    assert shown.index("30_comparison") > max(shown.index(n) for n in ("21_lambda_sweep", "22_convergence"))
+    for n, (name, one) in enumerate(jobs.items()):
+        assert all(outputs_of.index(need) < n for need in one["needs"]), f"{name} comes before what it needs"
+        if one["rule"] == "notebook":
+            between = outputs_of[1 + max(map(outputs_of.index, one["needs"])) : n]
+            assert all(output.startswith("notebooks/") for output in between), f"{name} waits for {between}"
+    sets = [name for name, job in jobs.items() if job["rule"] == "data"]
+    assert list(jobs).index(sets[1]) > list(jobs).index("20_ablation")  # RegDB's layout is not drawn before
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if not p.name.startswith(graph.LAST)], ids=lambda p: p.stem)
@@ -158,7 +175,9 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     results, target = tmp_path / "quick", "22_convergence"
     process = start(target)
     finished = wait_for(lambda: list(results.glob("runs/*/metrics.json")), process)
-    psutil.Process(process.pid).kill()  # its jobs live on, and the next call waits for their locks
+    psutil.Process(
+        process.pid
+    ).kill()  # its jobs end with it; an ordinary job lives on, and the next call waits for its lock
     process.wait()
     before = {path: path.read_text() for path in finished}
 
@@ -167,6 +186,8 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     summary = rows(results)
     assert {row["state"] for row in summary.values()} == {"ran", "cached"} and summary[target]["state"] == "ran"
     assert "S1.F5: " in printed and "2 runs at a time" in printed
+    page = results / "report" / "index.html"
+    assert printed.rstrip().endswith(f"every table and figure: {page}") and "1 of 16 tables and" in page.read_text()
     for name in {name for name, row in summary.items() if row["rule"] == "train" and row["state"] == "ran"}:
         assert float(summary[name]["seconds"]) > 0 and float(summary[name]["GB"]) > 0.1
         book = results / "runs" / name / "10_train.ipynb"
@@ -252,7 +273,7 @@ def test_a_job_that_says_something_and_leaves_no_record_has_failed(home, tmp_pat
     last = graph.summary(plan, set(), start)[-1]
     assert last["state"] == "failed" and last["reason"].startswith("there is no Python")
     os.utime(log, (start - 60, start - 60))  # of an earlier call
-    assert graph.summary(plan, set(), start)[-1]["reason"].startswith("needs baseline")
+    assert graph.summary(plan, set(), start)[-1]["reason"].startswith("needs identity on")
 
 
 def test_a_file_system_without_locks_has_one_graph_too(tmp_path, monkeypatch):
@@ -283,12 +304,12 @@ def test_a_run_is_looked_at_again_once_after_its_data_was_written_anew(home, tmp
 
 
 def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.tempfile, "gettempdir", lambda: str(long))
+    monkeypatch.setattr(forkserver.tempfile, "gettempdir", lambda: str(long))
     (long := tmp_path / ("long" * 30)).mkdir()
-    with job.kernel_folder() as (folder, sockets):
+    with forkserver.socket_folder() as (folder, sockets):
         assert sockets and folder.startswith("/tmp/")
-    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # then by ports
-    with job.kernel_folder() as (folder, sockets):
+    monkeypatch.setattr(forkserver, "holds_sockets", lambda folder: False)  # then by ports
+    with forkserver.socket_folder() as (folder, sockets):
         assert not sockets and Path(folder).is_dir()
     assert not Path(folder).exists()
 
@@ -305,7 +326,7 @@ def write_notebook(path, *cells):
 def test_a_killed_kernel_is_one_sentence_and_the_notebook_is_kept(tmp_path, monkeypatch):
     cells = "x = 0", "print('as far', 'as this')", "import os\nos.kill(os.getpid(), 9)"
     path = write_notebook(tmp_path / "a {b}.ipynb", *cells)
-    monkeypatch.setattr(job, "holds_sockets", lambda folder: False)  # by ports, as on Windows
+    monkeypatch.setattr(forkserver, "holds_sockets", lambda folder: False)  # by ports, as on Windows
     with pytest.raises(RuntimeError, match="its kernel was killed; mostly that is for want of memory") as stop:
         job.execute(path, tmp_path / "out {c}.ipynb", {"x": 1})
     assert "\n" not in str(stop.value) and "as far as this" in (tmp_path / "out {c}.ipynb").read_text()
@@ -333,6 +354,13 @@ def test_a_failed_run_leaves_the_others_going_and_is_in_the_table(tiny):
     assert ": baseline on synvt_sysu_quick, seed 0" in printed and ": 20_ablation" in printed and not begun(tiny)
 
     printed = end(start("20_ablation"), code=1)
+    assert "quick: 5 runs, 0 done; 1 notebooks, 0 done\nfirst S1.T3; " in printed and "Select jobs" not in printed
+    assert "dpan on synvt_sysu_quick, seed 0: FAILED: " in printed and ": baseline on" in printed
+    page = (tiny / "report" / "index.html").read_text()
+    assert "4 of 5 runs done; dpan on synvt_sysu_quick, seed 0 failed: " in page and "told to fail" in page
+    order = [name for name, _ in begun(tiny)]
+    wanted = [job["what"].split()[0] for job in json.loads((tiny / "plan.json").read_text())["jobs"].values()]
+    assert [wanted.index(name) for name in order[::2]] == sorted(wanted.index(name) for name in order[::2])
     by_method = {row["what"].split()[0]: row for row in rows(tiny).values()}
     states = {name: row["state"] for name, row in by_method.items()}
     assert states.pop("dpan") == "failed" and states.pop("20_ablation") == "not run" and set(states.values()) == {"ran"}

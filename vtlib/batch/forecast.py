@@ -106,7 +106,9 @@ def state(profile: str, jobs: int = 0, wanted: list[Experiment] | None = None) -
         print(f"disk: {disk(todo, work, max(1, jobs))}")
         # on a busy machine threads wait for each other, and the timing comes out too long, sometimes many times
         busy = psutil.getloadavg()[0] > resources.cores() / 2
-        sentence = hours(todo, work, speed(root, todo, work), jobs)
+        measured = speed(root, todo, work)
+        keep(root, recall(root) | {"runs": seconds_of_runs(todo, work, measured)})
+        sentence = hours(todo, work, measured, jobs)
         print(f"time: {sentence}{'; other programs keep this machine busy: rather less without them' * busy}")
     return usable
 
@@ -339,6 +341,14 @@ def hours(todo: list[Experiment], work: dict[str, Work], speed: Speed, jobs: int
         f"{text}: training {hms(training)} ({steps:,} steps, {speed.measured} of {kinds} kinds measured{scaled}), "
         f"reading test images {hms(evaluation)}"
     )
+
+
+def seconds_of_runs(todo: list[Experiment], work: dict[str, Work], speed: Speed) -> dict[str, float]:
+    """Seconds by which each run makes the whole longer, by run id; hours() says their sum. Args: as hours()."""
+    on_gpu = environment(todo[0].device, todo[0].precision)["device"].startswith("cuda")
+    share = 1.0 if on_gpu else torch.get_num_threads() / resources.cores()  # of the cores, that a timing used
+    steps = {e.run_id: work[e.run_id].steps * speed.steps[fields_of(e, SHAPE)] for e in todo}
+    return {run_id: share * (seconds + work[run_id].images * speed.image) for run_id, seconds in steps.items()}
 
 
 def hms(seconds: float) -> str:

@@ -2,11 +2,13 @@
 
 Snakemake runs the graph (Snakefile beside this file), each job in a process of its own (job.py). The files under
 results/<profile>/: plan.json, the jobs; jobs/<name>.json, the last record of a job, and jobs/<name>.log, what it
-printed; notebooks/<name>.json, the stamp of an executed notebook; summary.csv, one row for each job of the last call.
+printed; notebooks/<name>.json, the stamp of an executed notebook; summary.csv, one row for each job of the last call;
+report/index.html, the page of all tables and figures (suite/index.py).
 A run is done when its metrics.json exists, a notebook when its stamp fits all that the notebook was made from.
 """
 
 import csv
+import logging
 import os
 import signal
 import time
@@ -17,11 +19,13 @@ from typing import NotRequired, TypedDict
 
 from .. import files
 from ..common import NOTEBOOKS, data_root, results_root, shown, unknown
-from ..files import digest, read_json, write_json
-from . import resources
+from ..files import digest, read_json, remembered, write_json
+from ..suite import index
+from . import forkserver, progress, resources
 
 PACKAGE = Path(__file__).parents[1]
 TRAIN = NOTEBOOKS / "10_train.ipynb"  # executed once for each run; all other notebooks show results
+FIRST = "S1.T3"  # the item whose runs are made first: it says whether the first paper's main claim holds
 LAST = "9"  # a notebook whose name starts with this reads all other notebooks' tables, so it runs after them
 ALL_RUNS = "*"  # the entry of a notebook's needs that stands for all runs
 PUT_BACK = "put the notebook back, as by git checkout"  # end of the sentence on a notebook that cannot be read
@@ -63,7 +67,8 @@ class Plan(TypedDict):
     file: str  # name of this file in that folder
     data: str  # folder of all data sets
     root: str  # folder of all results
-    jobs: dict[str, Job]  # by name; each job comes after those that it needs
+    jobs: dict[str, Job]  # by name, in the order in which they are started; each comes after those that it needs
+    items: dict[str, dict]  # every table and figure: its title, its notebook, and the outputs of its runs
 
 
 def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> Plan:
@@ -81,18 +86,10 @@ def plan(profile: str, targets: Iterable[str] = (), name: str = "plan.json") -> 
     if profile != "paper" and (old := remembered(results / name)).get("key") == key:
         return old
     new = {"key": key, "profile": profile, "results": str(results), "file": name, **roots}
-    new["jobs"] = jobs(profile, list(targets))
+    new |= {"jobs": jobs(profile, list(targets)), "items": shown_items(profile)}
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / name, new)
     return new
-
-
-def remembered(path: Path) -> dict:
-    """The JSON object in a file that can be made again; {} where the file is absent, cut or empty."""
-    try:
-        return read_json(path)
-    except (ValueError, FileNotFoundError):
-        return {}
 
 
 def code() -> list[Path]:
@@ -101,7 +98,10 @@ def code() -> list[Path]:
 
 
 def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str, Job]:
-    """The jobs of some targets and all jobs that these need, by name.
+    """The jobs of some targets and all jobs that these need, by name, in the order in which they should be done.
+
+    That is: FIRST, then the other items as the papers have them, those of one notebook together; a data set right
+    before the first run on it, and a notebook right behind the last run that it shows.
 
     Args: profile; targets: as plan(); absent: also runs whose data set is not there.
     Raises: ValueError for an unknown profile or target, or a notebook that does not state its needs.
@@ -117,10 +117,12 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
     for target in targets:
         if target not in items.ITEMS and target not in notebooks:
             raise ValueError(unknown("table, figure or notebook", target, [*items.ITEMS, *notebooks]))
+    books = list(dict.fromkeys(items.ITEMS[key].notebook for key in (FIRST, *items.ITEMS)))
+    keys = sorted(items.ITEMS, key=lambda key: books.index(items.ITEMS[key].notebook))
     by_name, runs_of = {}, {ALL_RUNS: []}  # jobs; and outputs of runs, by entry of a notebook's needs
-    for e in items.experiments(profile, items.ITEMS, absent=absent):
+    for e in items.experiments(profile, keys, absent=absent):
         needs, output, parameters = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", config.parameters(e)
-        by_name[e.data] = {"rule": "data", "what": e.data, "output": needs[0], "needs": []}
+        by_name.setdefault(e.data, {"rule": "data", "what": e.data, "output": needs[0], "needs": []})
         if e.weights == "synvt" and (file := weights(e.backbone)):
             needs.append(f"data/{e.backbone}.json")
             start = {"what": f"weights of {e.backbone}", "backbone": e.backbone, "file": file}
@@ -155,7 +157,29 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
     while found - needed:  # the needs of the targets, then the needs of these, until there are no more
         needed |= found
         found = {file for job in by_name.values() if job["output"] in needed for file in job["needs"]}
-    return {name: job for name, job in by_name.items() if job["output"] in needed}
+    return in_order({name: job for name, job in by_name.items() if job["output"] in needed})
+
+
+def shown_items(profile: str) -> dict[str, dict]:
+    """Plan.items: of each table and figure its title, its notebook and the outputs of its runs."""
+    from ..suite import items
+
+    found = {}
+    for key, item in items.ITEMS.items():
+        ids = [e.run_id for e in items.experiments(profile, [key])]
+        runs = [f"runs/{run_id}/metrics.json" for run_id in ids]
+        found[key] = {"title": item.title, "notebook": item.notebook, "runs": runs}
+    return found
+
+
+def in_order(by_name: dict[str, Job]) -> dict[str, Job]:
+    """Jobs in their order, but each notebook behind the last run that it shows. Args: by_name: notebooks last."""
+    place = {}  # output -> number of the run that comes last before it, then of the notebook
+    for n, job in enumerate(by_name.values()):
+        notebook = job["rule"] == "notebook"
+        behind = max((place[need][0] for need in job["needs"]), default=len(by_name)) if notebook else n
+        place[job["output"]] = behind, n * notebook
+    return dict(sorted(by_name.items(), key=lambda pair: place[pair[1]["output"]]))
 
 
 def wanted(profile: str, targets: list[str]) -> list:
@@ -227,8 +251,8 @@ def run(profile: str, targets=(), at_a_time: int = 0, cluster: str = "", dry: bo
             code, used = work(this_plan, left, at_a_time, cluster, dry, list(more))
     if dry:
         return code
-    rows = summary(this_plan, cached, start)
-    print(table(this_plan, rows, used, time.time() - start))
+    rows, page = summary(this_plan, cached, start), index.write(this_plan)
+    print(table(this_plan, rows, used, time.time() - start, page))
     return 1 if code or any(row["state"] not in ("ran", "cached") for row in rows) else 0
 
 
@@ -306,18 +330,23 @@ def work(plan: Plan, left: list[str], at_a_time: int, cluster: str, dry: bool, m
     """
     results, peak = Path(plan["results"]), resources.peak_memory_of_finished(Path(plan["results"]))
     memory = {"mem_mb": int(1000 * 1.2 * peak.get("host", resources.GUESS))}
+    places = 0 if cluster else at_a_time or resources.places(peak)
+    if text := progress.order(plan, left if dry else progress.to_make(plan), places):
+        print(f"{text}; {shown(results / 'report' / 'index.html')} fills up as they come", flush=True)
     if cluster:
         settings = {"threads": 2, "cores": 2, "gpu": int(plan["profile"] in ("gpu", "paper")), **memory}
         account = [] if any("slurm_account" in option for option in more) else ["--slurm-no-account"]
         slurm = [*account, "--slurm-status-command", "squeue"] if cluster == "slurm" else []
         options = ["--executor", cluster, "--jobs", str(at_a_time or 100), "--retries", "2", *slurm]
-        return snakemake(plan, [], settings, [*options, *["--dry-run"] * dry, *more]), 0
+        with nullcontext() if dry else progress.said(plan, 0):
+            return snakemake(plan, [], settings, [*options, *["--dry-run"] * dry, *more]), 0
     with resources.watched() as used:
-        fit = at_a_time or resources.places(peak)
+        fit = places
         if fit == resources.UNKNOWN and not dry:  # on a GPU the first run is made alone: its memory tells how many fit
             first = [plan["jobs"][n]["output"] for n in left if plan["jobs"][n]["rule"] == "train"][:1]
             settings = {"threads": resources.cores(), "cores": resources.cores(), "gpu": 1, **memory}
-            snakemake(plan, first, settings, ["--cores", str(resources.cores()), "--shared-fs-usage", *SHARED])
+            with progress.said(plan, 0):
+                snakemake(plan, first, settings, ["--cores", str(resources.cores()), "--shared-fs-usage", *SHARED])
             fit = resources.places(resources.peak_memory_of_finished(results))
         fit = max(1, fit)
         settings = {"threads": max(1, resources.cores() // fit), "cores": resources.cores(), "gpu": 1, **memory}
@@ -326,21 +355,31 @@ def work(plan: Plan, left: list[str], at_a_time: int, cluster: str, dry: bool, m
         if dry:  # up_to_date() removed no wrong output, so Snakemake has to be told which ones to make again
             wrong = [job["output"] for n, job in plan["jobs"].items() if n in left and job["rule"] != "train"]
             options += ["--dry-run", *["--forcerun", *wrong] * bool(wrong)]
-        code = snakemake(plan, [], settings, [*options, *more])
+        # one job is as fast in an ordinary process; a run has settings["threads"], a notebook one
+        to_run = [j for j in plan["jobs"].values() if "notebook" in j and not (results / j["output"]).is_file()]
+        threads = {settings["threads"], 1} if len(to_run) > 1 and not dry else ()
+        said = nullcontext() if dry else progress.said(plan, fit)
+        with forkserver.started(results, environment(), threads), said:
+            code = snakemake(plan, [], settings, [*options, *more])
     return code, f"{fit} runs at a time; {used}"
 
 
 def snakemake(plan: Plan, targets: list[str], settings: dict, options: list[str]) -> int:
     """Run Snakemake in this process, so that killing this process leaves no Snakemake behind.
 
+    It says what goes wrong; what it does is said by progress.said(), except in a dry run and on a cluster.
     Args: plan; targets: files to make, none: those of rule `all`; settings: entries of the Snakefile's config;
         options: of Snakemake's command line.
     Returns: its exit code. Raises: KeyboardInterrupt on Ctrl-C.
     """
     import psutil
     from snakemake.cli import main
+    from snakemake.logging import logger
 
-    stopped = []
+    stopped, spoken = [], {"--dry-run", "--executor", "--verbose"} & set(options)
+
+    def is_wrong(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
 
     def stop(number, frame):
         stopped.append(number)
@@ -354,8 +393,10 @@ def snakemake(plan: Plan, targets: list[str], settings: dict, options: list[str]
     # outputs are written whole, so a file that exists is complete; and alone() is lock enough
     rules = ["--ignore-incomplete", "--keep-incomplete", "--nolock", "--keep-going", "--rerun-triggers", "mtime"]
     place = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--directory", plan["results"]]
-    quiet = ["--quiet", "host", "reason", "--workflow-profile", "none"]
+    quiet = ["--quiet", "host", "reason", *([] if spoken else ["rules", "progress"]), "--workflow-profile", "none"]
     try:
+        if not spoken:
+            logger.addFilter(is_wrong)
         set_environment(environment())
         main([*targets, *place, "--scheduler", "greedy", *rules, *quiet, *options, "--config", *config])
     except SystemExit as end:
@@ -363,6 +404,7 @@ def snakemake(plan: Plan, targets: list[str], settings: dict, options: list[str]
             raise KeyboardInterrupt from None
         return int(end.code or 0)
     finally:
+        logger.removeFilter(is_wrong)
         os.chdir(folder)
         set_environment(variables)
         signal.signal(signal.SIGINT, handler)
@@ -429,10 +471,10 @@ def last_line(log: Path, start: float) -> str:
     return next((line.removeprefix("vtlib: ") for line in reversed(lines) if line), "it said nothing")
 
 
-def table(plan: Plan, rows: list[dict], used: str, seconds: float) -> str:
+def table(plan: Plan, rows: list[dict], used: str, seconds: float, page: Path) -> str:
     """The text printed at the end: a row for each job that was not cached, then the verdict of each table and figure.
 
-    Args: plan; rows: of summary(); used: sentence of work(), or 0; seconds: that the call took.
+    Args: plan; rows: of summary(); used: sentence of work(), or 0; seconds: that the call took; page: of index.write().
     """
     results, has_gpu = Path(plan["results"]), any(row["GPU GB"] for row in rows)
     columns = [column for column in COLUMNS[:7] if column != "GPU GB" or has_gpu]
@@ -442,8 +484,9 @@ def table(plan: Plan, rows: list[dict], used: str, seconds: float) -> str:
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ran", "cached", "failed", "not run"))
     text = [*text * (len(lines) > 1), f"{counts}: {shown(results / 'summary.csv')}"]
-    page = [f"  {shown(file)} is the report on one page" for file in (results / "notebooks").glob(f"{LAST}*.html")]
-    text += ["", f"{plan['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *page]
+    last = [f"  {shown(file)} has all verdicts" for file in (results / "notebooks").glob(f"{LAST}*.html")]
+    text += ["", f"{plan['profile']}, in {shown(results)} (notebooks/, report/, runs/):", *last]
     verdicts = sorted((results / "report").glob("*.txt"))
     text += [f"  {file.stem}: {' '.join(file.read_text().splitlines()[:1])}" for file in verdicts]
-    return "\n".join([*text, "; ".join([f"{seconds:.0f} s", *[used] * bool(used)])])
+    text += ["; ".join([f"{seconds:.0f} s", *[used] * bool(used)]), f"every table and figure: {shown(page)}"]
+    return "\n".join(text)

@@ -1,17 +1,15 @@
 """One job of a plan: make a data set or weights, or execute a notebook; with a record of what became of it."""
 
 import os
-import socket
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..common import shown
 from ..files import read_json, write_json
 from ..memory import peak_host_memory
+from ..suite import index
+from . import forkserver
 from .graph import LAST, Job, environment, stamp
 
 
@@ -40,6 +38,8 @@ def make(path: Path, name: str) -> None:
         raise
     finally:
         write_json(path, record | {"seconds": round(time.time() - start, 1), "GB": round(peak_host_memory(), 2)})
+        if job["rule"] == "notebook":
+            index.write(plan)
 
 
 def make_data(results: Path, job: Job) -> None:
@@ -69,13 +69,15 @@ def execute(path: Path, target: Path, parameters: dict) -> None:
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
-    with kernel_folder() as (folder, sockets):
+    with forkserver.waiting_kernel(environment()) as kernel, forkserver.socket_folder() as (folder, sockets):
         config = Config()
         config.KernelManager.connection_file = f"{folder}/kernel.json"
         if sockets:  # two kernels that start at once may choose the same port, but never the same socket file
             config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{folder}/k"
         options = {"progress_bar": sys.stderr.isatty(), "config": config, "kernel_name": "python3"}
-        options |= {"kernel_manager_class": own_kernel(folder), "start_timeout": 600}
+        options |= {"kernel_manager_class": own_kernel(folder, kernel), "start_timeout": 600}
+        if kernel:  # all that its cells have said is here by then, and its own way to end takes half a second
+            options["shutdown_kernel"] = "immediate"
         try:
             papermill.execute_notebook(literal(path), literal(target), parameters, **options)
         except papermill.PapermillExecutionError as error:
@@ -94,42 +96,34 @@ def literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-@contextmanager
-def kernel_folder() -> Iterator[tuple[str, bool]]:
-    """Make a folder for the files of one kernel, and remove it at the end of the `with`.
+def own_kernel(folder: str, kernel: forkserver.Kernel | None = None) -> type:
+    """A kernel manager that starts this very interpreter with environment(), whatever kernels a user has installed.
 
-    Yields: the folder, in TMPDIR or else in /tmp, and whether it can hold socket files.
+    Args: folder: of IPython's files; kernel: the process that becomes the kernel, None: a new one.
     """
-    places = [place for place in (tempfile.gettempdir(), "/tmp") if os.access(place, os.W_OK)]
-    for place in places:
-        with tempfile.TemporaryDirectory(prefix="vt", dir=place, ignore_cleanup_errors=True) as folder:
-            if (sockets := holds_sockets(folder)) or place == places[-1]:
-                yield folder, sockets
-                return
-
-
-def holds_sockets(folder: str) -> bool:
-    """Whether a folder can hold socket files: their path has at most some 100 bytes, and not all file systems do."""
-    if not hasattr(socket, "AF_UNIX"):  # Windows
-        return False
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(f"{folder}/k-0")
-    except OSError:
-        return False
-    return True
-
-
-def own_kernel(folder: str) -> type:
-    """A kernel manager that starts this very interpreter with environment(), whatever kernels a user has installed."""
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Waiting(LocalProvisioner):
+        async def launch_kernel(self, cmd: list[str], **options) -> dict:
+            # the parent that a kernel ends with: ipykernel reads JPY_PARENT_PID when it is imported, long ago here
+            parent = f"--IPKernelApp.parent_handle={os.getpid()}"
+            variables = options["env"] | {"JPY_PARENT_PID": str(os.getpid())}
+            kernel.start([*cmd[cmd.index("-m") + 1 :], parent], options.get("cwd"), variables)
+            self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
+            return self.connection_info
+
+        async def kill(self, restart: bool = False) -> None:
+            kernel.kill()
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
 
         async def start_kernel(self, **options) -> None:
+            if kernel:
+                self.provisioner = Waiting(kernel_spec=self.kernel_spec, parent=self)
             await super().start_kernel(env=environment() | {"IPYTHONDIR": folder}, **options)
 
     return OwnKernel

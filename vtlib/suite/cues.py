@@ -48,7 +48,7 @@ def table(experiment: Experiment, cues: tuple[str, ...] = CUES) -> pd.DataFrame:
     """
     if wrong := [cue for cue in cues if cue not in CUES]:
         raise ValueError(unknown("cue", wrong[0], CUES))
-    data, store = runs.load_data(experiment)
+    data, store = runs.load_data(experiment, anew=False)
     test = data[data.split == "test"]
     spec, pixels = spec_of(runs.data_folder(experiment.data)), store.pixels[test.index.to_numpy()]
     maps = part_maps(spec, test, *pixels.shape[2:])

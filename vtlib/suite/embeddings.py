@@ -90,7 +90,7 @@ def training_batches(run: Run, count: int) -> Iterator[tuple[Tensor, Tensor, Ten
     Args: run: a finished one; count: number of batches.
     Yields: features (B, D), labels (B,), modality (B,), sorted by modality and then by label.
     """
-    table, store = load_data(run.experiment)
+    table, store = load_data(run.experiment, anew=False)
     rows = table[table.split == "train"]
     term = next((term for name, term in run.experiment.losses.items() if name != "id"), {})
     sampler, batches, net = train.make_sampler(run.experiment, rows), Batches(rows, store.pixels, "cpu"), run.net()

@@ -145,7 +145,7 @@ def in_ways(run: Run, root: str | Path, ways: Iterable[str], histograms: bool = 
     experiment = searched_folder(run.experiment, root)
     if problems := datasets.obstacles("folder", read_table(experiment), root=datasets.locate(root), train=False):
         raise ValueError(problems[0])
-    table, store = load_data(experiment)
+    table, store = load_data(experiment, anew=False)
     test = table[table.split == "test"]
     index, modality = test.index.to_numpy(), test.modality.to_numpy()
 
