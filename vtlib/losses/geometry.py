@@ -12,8 +12,9 @@ def magnitude(*tensors: Tensor, dim: int | None = None) -> Tensor:
     1 for zeros, NaN where a number is not finite; a constant for the gradient. Numbers divided by it lose no digit, and
     their squares neither overflow (in float32 those of 2e19 do) nor vanish (those of 1e-23 do).
     """
-    most = torch.stack([torch.linalg.vector_norm(x.detach(), inf, dim, dim is not None) for x in tensors]).amax(0)
-    return torch.where(most == 0, 1, most / (2 * torch.frexp(most).mantissa))
+    norms = [torch.linalg.vector_norm(x.detach(), inf, dim, dim is not None) for x in tensors]
+    most = norms[0] if len(norms) == 1 else torch.stack(norms).amax(0)
+    return (most / (2 * torch.frexp(most).mantissa)).masked_fill(most == 0, 1)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     squares = norms[0][..., :, None] + norms[1][..., None, :]
     square = squares - 2 * product
     rounding = 32 * torch.finfo(square.dtype).eps * squares  # the largest seen was 20 eps, at D = 2,048
-    return torch.where(square <= rounding, 0, square)
+    return square.masked_fill(square <= rounding, 0)
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     left = a / scale
     square = squared_distance(left, left if a is b else b / scale)
     same = square == 0
-    return torch.where(same, 0, torch.where(same, 1, square).sqrt() * scale)
+    return (square.masked_fill(same, 1).sqrt() * scale).masked_fill(same, 0)
 
 
 def gram(x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def gram(x: Tensor) -> Tensor:
 def cosine_of(dot: Tensor) -> Tensor:
     """Cosine similarities (..., N, N) from dot products of rows of magnitude() 1; 0 with a row of zeros."""
     square = dot.diagonal(dim1=-2, dim2=-1)
-    lengths = torch.where(square == 0, 1, square).sqrt()  # the slope of the root at zero is infinite
+    lengths = square.masked_fill(square == 0, 1).sqrt()  # the slope of the root at zero is infinite
     return dot / (lengths[..., :, None] * lengths[..., None, :])
 
 

@@ -15,8 +15,7 @@ from .geometry import cosine_of, gram, magnitude, members, to_device_of
 
 Mining = Literal["ms", "awl", "none"]
 Relation = Literal["i2i", "c2i", "c2c"]
-Pairs = tuple[Tensor, Tensor, Tensor]  # similarity (..., A, B) of anchors and candidates, and masks of its positives
-# and of its negatives that broadcast with it
+Pairs = tuple[Tensor, Tensor, Tensor]  # similarity (..., A, B) of anchors and candidates, masks of positives, negatives
 
 
 def mine_pairs(similarity: Tensor, positive: Tensor, negative: Tensor, mining: Mining, margin: float) -> tuple:
@@ -59,19 +58,20 @@ class Points(NamedTuple):
 
     cosine: Tensor  # (..., M, M) of each point with each, M = N + 2P; 0 with a point of zeros
     labels: Tensor  # (M,)
-    ends: list[int]  # where each of the four kinds ends
+    kind: Tensor  # (M,) 0 to 3, in this order
 
 
 def points(features: Tensor, labels: Tensor, modality: Tensor) -> Points:
     """The points of features (..., N, D). Raises: ValueError as members().
     A centre is a mean of rows, so its dot products are means of theirs: only the (N, N) products ever see D numbers.
     """
-    member, identities, _ = members(features, labels, modality, least=2)
-    n, p, visible, order = len(labels), len(identities), int((modality == 0).sum()), modality.argsort(stable=True)
-    rows = torch.eye(n, dtype=features.dtype, device=features.device)[to_device_of(order, features)]
-    mix = torch.cat([rows, *member.to(features.dtype) / member.sum(2, keepdim=True)])  # (M, N)
+    member, identities, _ = members(labels, labels, modality, least=2)
+    n, p, order = len(labels), len(identities), modality.argsort(stable=True)
+    member, rows = member.to(features.dtype), torch.eye(n, dtype=features.dtype, device=labels.device)[order]
+    mix = to_device_of(torch.cat([rows, *member / member.sum(2, keepdim=True)]), features)  # (M, N)
     cosine = cosine_of(mix @ gram(features / magnitude(features)) @ mix.mT)
-    return Points(cosine, torch.cat([labels[order], identities, identities]), [visible, n, n + p, n + 2 * p])
+    kind = torch.cat([modality[order], torch.tensor(p * [2] + p * [3], device=labels.device)])
+    return Points(cosine, torch.cat([labels[order], identities, identities]), kind)
 
 
 def pairs_of(points: Points, relations: Sequence[Relation]) -> Pairs:
@@ -82,17 +82,12 @@ def pairs_of(points: Points, relations: Sequence[Relation]) -> Pairs:
     """
     for relation in relations:
         check_option("relation", relation, Relation)
-    ends = [0, *points.ends]
-    sides = []  # of anchors and of candidates: which points these are in each matrix (2R, A), and the slice of them
-    for end in (0, 2):
-        kinds = [2 * (relation[end] == "c") + (m if end == 0 else 1 - m) for relation in relations for m in (0, 1)]
-        cut = slice(ends[min(kinds)], ends[max(kinds) + 1])
-        place = torch.arange(cut.start, cut.stop)
-        first, last = torch.tensor([[ends[k], ends[k + 1]] for k in kinds]).T[..., None]  # (2R, 1)
-        sides.append(((place >= first) & (place < last), cut))
-    (anchor, rows), (candidate, columns) = sides
-    here = anchor[:, :, None] & candidate[:, None, :]
-    same = (points.labels[rows, None] == points.labels[columns]).to(here.device)
+    sides = [[2 * (r[end] == "c") + (m if end == 0 else 1 - m) for r in relations for m in (0, 1)] for end in (0, 2)]
+    here = points.kind == torch.tensor(sides, device=points.kind.device)[..., None]  # (2, 2R, M) anchors, candidates
+    used = (side.any(0).nonzero()[:, 0].tolist() for side in here)
+    rows, columns = (slice(places[0], places[-1] + 1) for places in used)
+    here = here[0, :, rows, None] & here[1, :, None, columns]
+    same = points.labels[rows, None] == points.labels[columns]
     cosine = points.cosine[..., None, rows, columns]
     return cosine, to_device_of(here & same, cosine), to_device_of(here & ~same, cosine)
 
@@ -165,9 +160,8 @@ def multi_constraint(
     weights = {relation: w for relation, w in zip(get_args(Relation), (alpha, beta, omega), strict=True) if w}
     of_whole = [relation for relation in weights if local is None or relation != "c2c"]
     options = (weighting, detach_weights, mining, mining_margin, threshold)
-    value = 0 * whole.cosine.sum()  # a graph, even if every weight is 0
-    if of_whole:
-        value = value + sum(weights[r] * x for r, x in zip(of_whole, adaptive(whole, of_whole, *options), strict=True))
+    terms = zip(of_whole, adaptive(whole, of_whole, *options), strict=True) if of_whole else ()
+    value = sum(weights[relation] * x for relation, x in terms)
     if local is not None and omega:
         value = value + omega * adaptive(points(local.transpose(0, 1), labels, modality), ["c2c"], *options).mean()
-    return value
+    return value if weights else 0 * whole.cosine.sum()  # which has a graph
