@@ -314,7 +314,10 @@ def rehearse(layout: str, test: pd.DataFrame, permutations: Mapping | None, tria
     Returns: the names of the protocols. Raises: what the evaluation would raise.
     """
     features = torch.randn(len(test), 4, generator=torch.Generator().manual_seed(0))
-    return list(Embedded(layout, columns(test) | {"features": features}, permutations).tables(trials))
+    embedded = Embedded(layout, columns(test) | {"features": features}, permutations)
+    for search in embedded.searches():
+        embedded.galleries(search, trials)  # every gallery is drawn, and one of each search is searched
+    return list(embedded.tables(1))
 
 
 def chance(matches, gallery) -> tuple[np.ndarray, np.ndarray]:

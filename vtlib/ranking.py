@@ -7,7 +7,6 @@ Features, similarities, labels and masks may be lists, NumPy arrays or tensors o
 or texts, compared for equality only. Half precision is computed in float32.
 """
 
-from itertools import pairwise
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -78,61 +77,54 @@ def rank_queries(similarity, query_pids, gallery_pids, *, exclude=None, first_ma
     similarity, exclude = (
         x if x is None or callable(x) or isinstance(x, Tensor) else as_array(x) for x in (similarity, exclude)
     )
-    ranked = Ranked(np.zeros(queries, np.int64), *np.full((2, queries), np.nan))
-    order = np.argsort(query, kind="stable")  # search() wants the queries of an identity side by side
-    for rows in np.split(order, range(size := max(1, CHUNK // images), queries, size)):
+    found, size = [], max(1, CHUNK // images)
+    for rows in np.split(np.arange(queries), range(size, queries, size)):
         scores = finite(some_rows(similarity, "similarity", rows, shape))
         if exclude is not None:
             unseen = some_rows(exclude, "exclude", rows, shape)
             if unseen.dtype != bool:
                 raise ValueError(f"exclude must be of type bool, not {unseen.dtype}: true where a query may not see")
             scores = np.where(unseen, -np.inf, scores)
-        for column, values in zip(ranked, search(scores, query[rows], gallery, first_match_per_identity), strict=True):
-            column[rows] = values
-    return ranked
+        found.append(search(scores, query[rows], gallery, first_match_per_identity))
+    return Ranked(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def search(scores: np.ndarray, query: np.ndarray, gallery: np.ndarray, rank_identities: bool = False) -> Ranked:
     """Rank the matches of each query.
     Args: scores (Q, G), -inf where a query may not see an image; query (Q,) and gallery (G,): their identities, whole
-        numbers from 0, `query` ascending; rank_identities: `first` ranks identities, each by its best image.
+        numbers from 0; rank_identities: `first` ranks identities, each by its best image.
     """
-    first, ap, inp = ranked = Ranked(np.zeros(len(query), np.int64), *np.full((2, len(query)), np.nan))
     order = np.argsort(gallery, kind="stable")  # columns, those of an identity side by side
-    starts, in_order = np.flatnonzero(np.diff(gallery[order], prepend=-1)), bool((np.diff(order) == 1).all())
-    for start, stop in pairwise([0, *np.flatnonzero(np.diff(query)) + 1, len(query)]):  # queries of one identity
-        rows = scores[start:stop]
-        matches = order[slice(*np.searchsorted(gallery, [query[start], query[start] + 1], sorter=order))]  # columns
-        if not len(matches):
-            continue
-        score = rows.take(matches, axis=1)
-        rank = np.sort(np.where(score > -np.inf, ranks(rows, matches), np.inf), axis=1)  # last the unseen ones
-        number = np.isfinite(rank).sum(1)
-        with np.errstate(invalid="ignore"):  # 0 / 0 = NaN where a query may see no match
-            ap[start:stop] = (np.arange(1, len(matches) + 1) / rank).sum(1) / number
-            inp[start:stop] = number / rank.max(1, where=np.isfinite(rank), initial=0)
-        nearest = rank[:, 0]
-        if rank_identities:
-            best = np.maximum.reduceat(rows if in_order else rows[:, order], starts, axis=1)  # of each identity
-            nearest = 1 + (best > (own := score.max(1, keepdims=True))).sum(1)
-            for q in np.flatnonzero((best == own).sum(1) > 1):  # of equal ones that of the earlier image is ahead
-                column = matches[score[q].argmax()]
-                ahead = np.append(rows[q, :column] >= own[q], rows[q, column:] > own[q])
-                nearest[q] = 1 + len(np.unique(gallery[ahead]))
-        first[start:stop] = np.where(number > 0, nearest, 0)
-    return ranked
+    place, end = (np.searchsorted(gallery, query, side, sorter=order) for side in ("left", "right"))
+    place = place[:, None] + np.arange(max(1, (end - place).max()))
+    columns = order[np.minimum(place, len(order) - 1)]  # (Q, m) of the matches, and others where there are fewer than m
+    own = np.where(place < end[:, None], np.take_along_axis(scores, columns, axis=1), -np.inf)
+    rank = np.sort(np.where(own > -np.inf, ranks(scores, columns, own), np.inf), axis=1)
+    number = np.isfinite(rank).sum(1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN where a query may see no match
+        ap = (np.arange(1, rank.shape[1] + 1) / rank).sum(1) / number
+        inp = number / rank.max(1, where=np.isfinite(rank), initial=0)
+    first = rank[:, 0]
+    if rank_identities:
+        starts, in_order = np.flatnonzero(np.diff(gallery[order], prepend=-1)), bool((np.diff(order) == 1).all())
+        best = np.maximum.reduceat(scores if in_order else scores[:, order], starts, axis=1)  # of each identity
+        first = 1 + (best > (nearest := own.max(1, keepdims=True))).sum(1)
+        for q in np.flatnonzero((best == nearest).sum(1) > 1):  # of equal ones that of the earlier image is ahead
+            column = columns[q, own[q].argmax()]
+            ahead = np.append(scores[q, :column] >= nearest[q], scores[q, column:] > nearest[q])
+            first[q] = 1 + len(np.unique(gallery[ahead]))
+    return Ranked(np.where(number > 0, first, 0).astype(np.int64), ap, inp)
 
 
-def ranks(scores: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """1-based rank (n, m) of the images in m columns, ascending, of scores (n, G)."""
-    ordered, own = np.sort(scores, axis=1), scores.take(columns, axis=1)
+def ranks(scores: np.ndarray, columns: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """1-based ranks (Q, m) of `own`, the scores in some columns (Q, m), in the rows of scores (Q, G)."""
+    ordered = np.sort(scores, axis=1)
     # numbers of the row that are not larger; NumPy's searchsorted takes one row at a time
     upto = np.stack([row.searchsorted(x, "right") for row, x in zip(ordered, own, strict=True)])
     rank = 1 + scores.shape[1] - upto
     equal = np.take_along_axis(ordered, np.maximum(upto - 2, 0), axis=1) == own
-    tied = np.flatnonzero((equal & (upto > 1) & (own > -np.inf)).any(1))
-    for j, column in enumerate(columns if len(tied) else ()):
-        rank[tied, j] += (scores[tied, :column] == scores[tied, column, None]).sum(1)
+    for q, j in zip(*np.nonzero(equal & (upto > 1) & (own > -np.inf)), strict=True):
+        rank[q, j] += np.count_nonzero(scores[q, : columns[q, j]] == own[q, j])
     return rank
 
 
