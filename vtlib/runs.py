@@ -34,8 +34,8 @@ from .model import TwoStreamNet
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout: the official galleries
 # Files of the package that decide what a network learns; RESULT_CODE adds those that read data, search and measure
-TRAINING_CODE = ("backbones", "data/batches", "data/images", "device", "losses/*", "model", "objective", "parallel")
-TRAINING_CODE += ("pml", "train")
+TRAINING_CODE = ("backbones", "capture", "data/batches", "data/images", "device", "losses/*", "model", "objective")
+TRAINING_CODE += ("parallel", "pml", "systems/*", "train")
 RESULT_CODE = (*TRAINING_CODE, "bootstrap", "data/datasets", "evaluate", "inference", "protocols", "ranking")
 METRICS = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
