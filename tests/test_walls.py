@@ -110,3 +110,19 @@ def test_heart_data_training_and_runs_need_no_package_of_the_suite(home):
     call = [sys.executable, "-c", ALONE.format(blocked=LEFT_OUT)]
     said = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0 and said.stdout.splitlines()[-1] == "True", said.stderr[-2000:]
+
+
+def test_the_digest_of_code_covers_every_room_that_a_result_depends_on():
+    from fnmatch import fnmatch
+
+    from vtlib import runs
+
+    reached, waiting = set(), ["train", "protocols", "inference"]
+    while waiting:
+        if (room := waiting.pop()) not in reached:
+            reached.add(room)
+            waiting += [name for package, name in imports(room) if package == "vtlib" and name]
+    covered = {room for room in reached if any(fnmatch(room.replace(".", "/"), name) for name in runs.RESULT_CODE)}
+    covered |= {room for room in reached if f"{room.replace('.', '/')}/*" in runs.RESULT_CODE}  # a package's __init__
+    # the fields of an experiment are in its id; the others write, count and watch
+    assert reached - covered <= {"common", "config", "files", "mechanisms", "memory", "methods"}, reached - covered
