@@ -100,8 +100,8 @@ def test_a_folder_without_people_to_train_on_is_searched_as_a_whole(mine, home, 
     np.testing.assert_allclose(found.chance_rank1, 100 / 8)
 
 
-def test_every_loss_has_its_formula():
-    assert set(explain.FORMULAS) == set(systems.LOSSES), "a loss needs its formula in suite/explain.py"
+def test_no_formula_is_of_a_loss_that_is_gone():
+    assert set(explain.FORMULAS) <= set(systems.LOSSES)  # others are said by the first line of their docstring
 
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])
