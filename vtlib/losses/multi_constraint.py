@@ -160,8 +160,11 @@ def multi_constraint(
     weights = {relation: w for relation, w in zip(get_args(Relation), (alpha, beta, omega), strict=True) if w}
     of_whole = [relation for relation in weights if local is None or relation != "c2c"]
     options = (weighting, detach_weights, mining, mining_margin, threshold)
-    terms = zip(of_whole, adaptive(whole, of_whole, *options), strict=True) if of_whole else ()
-    value = sum(weights[relation] * x for relation, x in terms)
+    if of_whole:
+        terms = zip(of_whole, adaptive(whole, of_whole, *options), strict=True)
+        value = sum(weights[relation] * x for relation, x in terms)
+    else:  # a graph, and NaN of broken features, even if no term reads the whole
+        value = 0 * whole.cosine.sum()
     if local is not None and omega:
         value = value + omega * adaptive(points(local.transpose(0, 1), labels, modality), ["c2c"], *options).mean()
-    return value if weights else 0 * whole.cosine.sum()  # which has a graph
+    return value
