@@ -52,7 +52,7 @@ def test_every_profile_and_method_makes_an_experiment_that_survives_json(profile
         ({"device": "gpu"}, "device: unknown device 'gpu': "),
         ({"device": "coda:1"}, "device: unknown device 'coda:1': did you mean 'cuda:1'?"),
         ({"images_per_identity": 10**12}, "images_per_identity: Input should be less than or equal to 1000"),
-        ({"specific_stages": 4}, "specific_stages: Input should be 0, 1, 2 or 3"),
+        ({"specific_stages": 5}, "specific_stages: Input should be 0, 1, 2, 3 or 4"),
         ({"precision": "bf17"}, "precision: Input should be 'float32' or 'bf16'"),
         ({"losses": {"cmdc": {"margin": 0.3}}}, "loss cmdc needs a weight"),
         ({"losses.cmdc.on": "nek"}, "unknown value of losses.cmdc.on 'nek': did you mean 'neck'?"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vtlib import evaluate, protocols
+from vtlib.systems import FITTED, SEARCHES
 
 
 def rows(people=6, cams=(1, 2, 3, 4, 5, 6), images=2):
@@ -23,7 +24,7 @@ def embedded(layout, table, permutations=None, seed=0):
 
 def test_every_name_leads_back_to_its_search():
     assert all(protocols.named(str(search)) == search for search in protocols.EVERY.values())
-    assert len(protocols.EVERY) == (len(protocols.SYSU) + 6) * len(protocols.WAYS)
+    assert len(protocols.EVERY) == (len(protocols.SYSU) + 6) * (len(protocols.WAYS) + len(SEARCHES) + len(FITTED))
     with pytest.raises(
         ValueError, match="unknown protocol 'sysu all 1-shot oficial': did you mean 'sysu all 1-shot off"
     ):

@@ -23,6 +23,7 @@ WARM_UP = 3  # steps without a graph: in these cuDNN chooses its algorithms, and
 def can_capture(experiment: Experiment, device: str) -> bool:
     """Whether the steps of an experiment can be one graph: one process, a GPU, no code of others in the losses."""
     ours = not experiment.compile and not any(is_theirs(name) for name in experiment.losses)
+    ours = ours and not experiment.views and not experiment.modules  # which may draw anew in each step
     return device.startswith("cuda") and world() == 1 and ours
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]  # the folder that holds the package
 NOTEBOOKS = ROOT / "notebooks"
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels: the backbones' weights expect these
+
 
 def unknown(kind: str, name: str, known) -> str:
     """One sentence for a name that is not known, with the nearest that is."""

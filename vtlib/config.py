@@ -7,6 +7,8 @@ import hashlib
 import inspect
 import json
 import re
+from collections import ChainMap
+from collections.abc import Callable
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -19,7 +21,8 @@ from . import device, pml
 from .common import unknown
 from .methods import METHODS, RECIPES
 from .model import stripes_do_not_fit
-from .systems import LOSSES
+from .systems import ASKED, HEADS, LOSSES, TRUNK, VIEWS
+from .systems.colours import KINDS
 
 # fields that name or place a run and do not change its result
 NOT_HASHED = {"profile", "method", "device", "compile", "capture"}
@@ -68,14 +71,16 @@ class Experiment(BaseModel):
     # network (S1 section 3.1, S2 section 3.1)
     backbone: str = "resnet50"  # a ResNet of torchvision, or thin
     weights: str = "none"  # where the weights start: none (random), synvt (pretrain.py), imagenet, or a file
-    specific_stages: Literal[0, 1, 2, 3] = 2  # how many stages each modality has of its own: 2 in S1, S2 and HC-Tri,
-    # 1 (conv1 and bn1) in the AGW family, 3 in MMD-ReID, 0 in the one-stream network of Wu et al. 2017
+    specific_stages: Literal[0, 1, 2, 3, 4] = 2  # how many stages each modality has of its own: 2 in S1, S2 and
+    # HC-Tri, 1 (conv1 and bn1) in the AGW family, 3 in MMD-ReID, 4 in MSR, 0 in the one-stream network (Wu et al. 2017)
     attention: bool  # position attention behind stage 1
     attention_reduction: int = Field(1, ge=1)  # open: divides the width of the attention's maps B and C
     pooling: Literal["gem", "avg"] = "gem"  # how the last map becomes a vector: generalised mean, or average
     gem_p: float = Field(3.0, ge=1.0)  # exponent p of gem; 10, which some public code has for RegDB, fails on SYSU-MM01
     last_stride: Literal[1, 2] = 1  # stride of stage 4; 1 doubles height and width of the last map
     parts: tuple[Part, ...] = Field((), strict=False)  # part heads; none: one pooled feature and a BN neck
+    modules: dict[str, dict[str, Option]] = {}  # what other systems add to the network, each by its name in
+    # systems.TRUNK or systems.HEADS, with its options, as modules.non_local.width=one
 
     # losses
     losses: dict[str, dict[str, Option | dict[str, Any]]]  # each loss by its name: its weight, the feature it reads
@@ -87,11 +92,12 @@ class Experiment(BaseModel):
     steps_per_epoch: int = Field(0, ge=0)  # 0: the whole batches in the larger modality (SYSU-MM01: 695)
     identities_per_batch: int = Field(8, ge=2, le=10_000)  # P, different people in a batch
     images_per_identity: int = Field(4, ge=1, le=1_000)  # K, in each modality: a batch has 2 P K images
-    lr: float = Field(0.1, gt=0)  # learning rate of SGD for new layers
+    optimizer: Literal["sgd", "adam"] = "sgd"  # adam, which XIV has, leaves momentum and nesterov out
+    lr: float = Field(0.1, gt=0)  # learning rate for new layers
     backbone_lr_factor: float = Field(0.1, ge=0)  # factor of lr for layers that start from pre-trained weights
     momentum: float = Field(0.9, ge=0, lt=1)  # momentum of SGD
     nesterov: bool = False  # Nesterov's form of the momentum
-    weight_decay: float = Field(5e-4, ge=0)  # weight decay of SGD, on all parameters
+    weight_decay: float = Field(5e-4, ge=0)  # weight decay, on all parameters
     schedule: Literal["steps", "s2"] = "steps"  # steps, the field's: warm-up, then times gamma at each milestone;
     # s2, as S2 prints it: divided by 10 after every eighth of the epochs
     warmup_epochs: int = Field(10, ge=0)  # epochs over which the rate rises to lr
@@ -102,9 +108,15 @@ class Experiment(BaseModel):
     pad: int = Field(10, ge=0)  # black pixels added on each side before the random crop
     flip: float = Field(0.5, ge=0, le=1)  # probability of mirroring
     erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
+    colours_visible: Literal[KINDS] = "none"  # random change of the colours of visible images: exchange of channels,
+    # grey, linear (a random mix of the channels), or caj (as CAJ has it for thermal images): systems/colours.py
+    colours_thermal: Literal[KINDS] = "none"  # the same for thermal images
+    views: dict[str, dict[str, Option]] = {}  # one more image for each visible one in training, by its name in
+    # systems.VIEWS, with its options, as views.grey={}
 
     # evaluation
     validate_every: int = Field(1, ge=1)  # epochs between two validations; the last epoch always validates
+    flip_test: bool = False  # add to each feature that of the mirrored image, as CAJ and DEEN do
     trials: int = Field(10, ge=1, le=10)  # random galleries of SYSU-MM01; a single one is never a result
     tested: Literal["test", "val"] = "test"  # who is searched after training. val: the validation people; no image
     # of a test person is then read (tuning.py)
@@ -120,10 +132,27 @@ class Experiment(BaseModel):
             raise ValueError(f"losses is empty: name at least one of {', '.join(LOSSES)}, with its weight")
         for name, term in self.losses.items():
             options = arguments(term)
-            pml.check(name, options) if pml.is_theirs(name) else check_options(name, options)
+            pml.check(name, options) if pml.is_theirs(name) else check_options("loss", name, options)
             check_place(name, term, bool(self.parts))
             if not isinstance(weight := term.get("weight"), float) or isinstance(weight, bool) or not isfinite(weight):
                 raise ValueError(f"loss {name} needs a weight, a finite number: losses.{name}.weight=1.0")
+        return self
+
+    @model_validator(mode="after")
+    def _modules_exist(self):
+        for name, options in self.modules.items():
+            check_options("module", name, options)
+        if len(heads := [*(["parts"] if self.parts else []), *(name for name in self.modules if name in HEADS)]) > 1:
+            raise ValueError(f"modules: a network has one kind of head, not {' and '.join(heads)}: leave one out")
+        for name, options in self.views.items():
+            check_options("view", name, options)
+        if len(self.views) > 1:
+            raise ValueError(f"views: a batch has one view, not {' and '.join(self.views)}: leave one out")
+        for name in self.losses if not self.views else ():
+            if not pml.is_theirs(name) and "source" in asked(LOSSES[name]):
+                raise ValueError(
+                    f"losses.{name} reads the images of a view: name one, as views.{next(iter(VIEWS))}={{}}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -171,29 +200,52 @@ def check_place(name: str, term: dict[str, Any], parts: bool) -> None:
         raise ValueError(f"losses.{name}.normalise must be true or false, not {normalise!r}")
 
 
-def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raise ValueError unless `name` is one of LOSSES and has these arguments, each of its type and in its range."""
-    if name not in LOSSES:
-        raise ValueError(unknown("loss", name, LOSSES))
-    from_network = {"local"}
-    accepted = {p.name: p for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind == p.KEYWORD_ONLY}
-    typed = {}
+TABLES = {"loss": LOSSES, "module": ChainMap(TRUNK, HEADS), "view": VIEWS}  # what fields may name
+
+
+def check_options(kind: str, name: str, options: dict[str, Any]) -> None:
+    """Raise ValueError unless `name` is in the table of its kind and has these options, each of its type and range.
+
+    Args: kind: a key of TABLES; name; options.
+    """
+    if name not in TABLES[kind]:
+        raise ValueError(unknown(kind, name, TABLES[kind]))
+    call, field = TABLES[kind][name], {"loss": "losses"}.get(kind, f"{kind}s")
+    accepted = {o: p.annotation for o, p in options_of(call).items()}
     for option, value in options.items():
-        if option not in accepted.keys() - from_network:
-            raise ValueError(unknown(f"argument of loss {name}", option, {*accepted, *OF_TERM} - from_network))
-        kind = accepted[option].annotation
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ValueError(unknown(f"value of losses.{name}.{option}", value, get_args(kind)))
-        if kind in (bool, float, int) and not (  # a whole number is stored as a float, too
-            type(value) is (bool if kind is bool else float) and (kind is not int or value.is_integer())
+        if option not in accepted:
+            raise ValueError(
+                unknown(f"argument of {kind} {name}", option, {*accepted, *(OF_TERM if kind == "loss" else ())})
+            )
+        if get_origin(accepted[option]) is Literal and value not in get_args(accepted[option]):
+            raise ValueError(unknown(f"value of {field}.{name}.{option}", value, get_args(accepted[option])))
+        if accepted[option] in (bool, float, int) and not (  # a whole number is stored as a float, too
+            type(value) is (bool if accepted[option] is bool else float)
+            and (accepted[option] is not int or value.is_integer())
         ):
-            raise ValueError(f"losses.{name}.{option} must be of type {kind.__name__}, not {value!r}")
-        typed[option] = int(value) if kind is int else value
-    if check := getattr(LOSSES[name], "check", None):  # it tests the ranges; a loss without @loss() has none
+            raise ValueError(f"{field}.{name}.{option} must be of type {accepted[option].__name__}, not {value!r}")
+    if check := getattr(call, "check", None):  # it tests the ranges; a loss without @loss() has none
         try:
-            check(**typed)
+            check(**typed(call, options))
         except ValueError as error:
-            raise ValueError(f"losses.{name}.{error}") from None
+            raise ValueError(f"{field}.{name}.{error}") from None
+
+
+def options_of(call: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments behind the * of a loss, module or view that an experiment may set, by name."""
+    parameters = inspect.signature(call).parameters.values()
+    return {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in ASKED}
+
+
+def asked(call: Callable) -> set[str]:
+    """What a loss asks the trainer for, besides its batch: names of systems.ASKED."""
+    return {*inspect.signature(call.forward if isinstance(call, type) else call).parameters} & {*ASKED}
+
+
+def typed(call: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with whole numbers as int where the annotation says so: an experiment stores all numbers as float."""
+    whole = {name for name, p in options_of(call).items() if p.annotation is int}
+    return {name: int(value) if name in whole else value for name, value in options.items()}
 
 
 # profile -> layout -> data set: the embedded one in three sizes, and the real ones
@@ -316,7 +368,8 @@ def fields_table(profile: str = "cpu", method: str = "baseline") -> str:
         annotation = Experiment.model_fields[name].annotation
         kind = ", ".join(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
         kind = kind or {bool: "true, false", int: "whole number", float: "number", str: "text"}.get(annotation, "")
-        kind = kind or {"parts": "list of {stripes, width, share}", "losses": "group"}.get(name, "list")
+        groups = dict.fromkeys(("losses", "modules", "views"), "group")
+        kind = kind or ({"parts": "list of {stripes, width, share}"} | groups).get(name, "list")
         value = values[name] if name not in ("profile", "method") else {"profile": profile, "method": method}[name]
         if name == "precision":
             value = "auto"  # each machine fixes its own

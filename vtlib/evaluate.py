@@ -62,7 +62,8 @@ class SysuSearch:
         self.query_pids, self.pids, self.cams = pids[query], pids[images], cams[images]
         unseen = same_place(cams[query], self.cams)
         self.matched = ((self.query_pids[:, None] == self.pids) & ~unseen).any(0)  # (G,): some query may find it
-        scores = similarity_matrix(features[query], features[images], metric) if unseen.size else unseen
+        self.unseen, self.features = unseen, (features[query], features[images])
+        scores = similarity_matrix(*self.features, metric) if unseen.size else unseen
         self.scores = np.where(unseen, -np.inf, ranking.finite(as_array(scores)))  # (Q, G)
         self.sets: dict[tuple, dict[int, int]] = {}  # (pid, cam), ascending -> {number: its column}, ascending
         labels = names[self.pids].tolist(), self.cams.tolist(), numbers[images].tolist(), range(len(images))
@@ -119,15 +120,17 @@ class SysuSearch:
         """
         return len({np.sort(columns).tobytes() for columns in self.galleries(*setting, **options)})
 
-    def ranked(self, *setting, **options) -> Iterator[tuple[Ranked, np.ndarray]]:
-        """What the queries rank in each trial's gallery, and its columns of `scores`. Args, Raises: as galleries()."""
+    def ranked(self, *setting, compare=None, **options) -> Iterator[tuple[Ranked, np.ndarray]]:
+        """What the queries rank in each trial's gallery, and its columns of `scores`. Args, Raises: as galleries();
+        compare: a function of features (Q, D) and (G, D) -> similarity (Q, G), for one that depends on the gallery."""
         results = {}
         for columns in self.galleries(*setting, **options):
             if (key := np.sort(columns).tobytes()) not in results:  # another trial may have drawn the same images
-                results[key] = (
-                    search(self.scores.take(columns, axis=1), self.query_pids, self.pids[columns], True),
-                    columns,
-                )
+                scores = self.scores.take(columns, axis=1)
+                if compare:
+                    scores = as_array(compare(self.features[0], self.features[1][columns]))
+                    scores = np.where(self.unseen[:, columns], -np.inf, ranking.finite(scores))
+                results[key] = search(scores, self.query_pids, self.pids[columns], True), columns
             yield results[key]
 
     def table(self, *setting, **options) -> pd.DataFrame:

@@ -31,6 +31,8 @@ def extract(
 ) -> Tensor:
     """Retrieval features of some images, L2-normalised; the network is put into evaluation mode.
 
+    With the attribute flip_test of the network, the feature of the mirrored image is added to each.
+
     Args: net; pixels (N, 3, H, W) uint8, may be memory-mapped; rows (n,) into it; modality (n,) of these rows, 0
         visible, 1 thermal; batch: images at once; bar: show a progress bar.
     Returns: (n, D) float32 on the CPU. Raises: ValueError if there are no rows.
@@ -43,8 +45,10 @@ def extract(
     for start in tqdm(range(0, len(rows), batch), "features", leave=False, disable=not bar):
         part = slice(start, start + batch)
         x = normalise(torch.from_numpy(pixels[rows[part]]).to(device))
-        out = net(x, torch.tensor(modality[part]))
-        features.append(unit(out.features.float()).cpu())
+        found = unit(net(x, stream := torch.tensor(modality[part])).features.float())
+        if getattr(net, "flip_test", False):
+            found = unit(found + unit(net(x.flip(-1), stream).features.float()))
+        features.append(found.cpu())
     return torch.cat(features)
 
 

@@ -1,6 +1,6 @@
 """The networks of S1 and S2 (see losses/__init__.py): stages per modality, a shared trunk, a neck or part heads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import lcm
 from typing import NamedTuple
@@ -28,6 +28,8 @@ class PositionAttention(nn.Module):
     Three 1x1 convolutions give B, C, D; no 1/sqrt(d); alpha starts at 0, so that the module starts as the identity.
     open: `reduction` divides the width of B and C (paper: 1; dual-attention code often 8).
     """
+
+    fast = True
 
     def __init__(self, channels: int, reduction: int = 1):
         super().__init__()
@@ -100,12 +102,22 @@ class PartHead(nn.Module):
         return whole, local, self.classifier(local)
 
 
+class Trunk(nn.Sequential):
+    """Modules one after another; a module with the attribute by_modality is called with the rows' modality, too."""
+
+    def forward(self, x: Tensor, modality: Tensor | None = None) -> Tensor:
+        """maps (B, C, h, w), modality (B,) -> maps."""
+        for module in self:
+            x = module(x, modality) if getattr(module, "by_modality", False) else module(x)
+        return x
+
+
 class TwoStreamNet(nn.Module):
     """Two-stream ResNet: the first stages (and attention behind stage 1) once per modality, all that follows shared.
     specific_stages: 2 gives each modality a stage 0 (conv1, bn1) and a stage 1, as S1, S2 and HC-Tri have it; 1 only a
-    stage 0, as AGW and what builds on it; 3 stages 0 to 2, as MMD-ReID; 0 none, as the one-stream network of Wu et al.
-    2017. Behind stage 4 come pooling and a batch normalisation (the BN neck), or part heads (stripes, width, share):
-    their L2-normalised features, each times its share (S2: 0.6 and 0.4), are the retrieval feature side by side.
+    stage 0, as AGW and what builds on it; 3 as MMD-ReID; 4 as MSR; 0 none, as the one-stream network of Wu et al. 2017.
+    Behind stage 4 come pooling and a batch normalisation (the BN neck), or part heads (stripes, width, share): their
+    L2-normalised features, each times its share (S2: 0.6 and 0.4), are the retrieval feature side by side.
     Source: S1 section 3.1 and Figure 1, S2 section 3.1 and Figure 2; neck: Luo et al. 2019. open: last stride 1, GeM
     pooling with p = 3, S2's features normalised before their shares.
     """
@@ -121,7 +133,10 @@ class TwoStreamNet(nn.Module):
         gem_p: float = 3.0,
         last_stride: int = 1,  # of stage 4, 1 or 2
         parts: Sequence[tuple[int, int, float]] = (),  # (stripes, width, share) of each part head
-        specific_stages: int = 2,  # 0 to 3
+        specific_stages: int = 2,  # 0 to 4
+        change: Callable[[list[list[nn.Module]]], None] = list,  # adds modules of other systems to stages()
+        head: Callable[[int, int, nn.Module], nn.Module] | None = None,  # (channels, num_classes, pool) -> what stands
+        # in the place of pooling, neck and classifier: it has widths and dim, and gives an Output for (maps, modality)
     ):
         super().__init__()
         first, *others = nets = [load_backbone(backbone, weights) for _ in range(2 if specific_stages else 1)]
@@ -131,15 +146,20 @@ class TwoStreamNet(nn.Module):
             for convolution in (m for m in first.layer4[0].modules() if isinstance(m, nn.Conv2d)):
                 convolution.stride = (1, 1)
         by_stage = [stages(net, attention, attention_reduction) for net in nets]
+        for modules in by_stage:
+            change(modules)
         streams = [nn.Sequential(*chain(*modules[:specific_stages])) for modules in by_stage if specific_stages]
-        self.specific, self.shared = nn.ModuleList(streams), nn.Sequential(*chain(*by_stage[0][specific_stages:]))
+        self.specific, self.shared = nn.ModuleList(streams), Trunk(*chain(*by_stage[0][specific_stages:]))
         pool = GeM(gem_p) if pooling == "gem" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         channels = first.fc.in_features
         self.num_classes, self.shares = num_classes, [share for _, _, share in parts]
         self.heads = nn.ModuleList(PartHead(channels, s, width, num_classes, pool) for s, width, _ in parts)
         self.widths = [s * width for s, width, _ in parts] or [channels]  # of what metric losses read
         self.dim = sum(self.widths)  # of the retrieval feature
-        if not parts:
+        self.head = head(channels, num_classes, pool) if head else None
+        if head:
+            self.widths, self.dim = self.head.widths, self.head.dim
+        elif not parts:
             self.pool, self.neck = pool, nn.BatchNorm1d(channels)
             self.neck.bias.requires_grad_(False)
             self.classifier = nn.Linear(channels, num_classes, bias=False)
@@ -151,10 +171,12 @@ class TwoStreamNet(nn.Module):
         """images (B, 3, H, W) normalised float; modality (B,), 0 visible, 1 thermal, any order, one or both.
         Keep modality on the CPU, so that a GPU does not wait. Under autocast only the maps are of low precision.
         """
-        maps = self.shared(self.streams(images, modality))  # (B, D, h, w)
+        maps = self.shared(self.streams(images, modality), modality)  # (B, D, h, w)
         if any(maps.shape[2] % head.stripes for head in self.heads):
             raise ValueError(stripes_do_not_fit(images.shape[2], maps.shape[2], [head.stripes for head in self.heads]))
         with torch.autocast(maps.device.type, enabled=False):
+            if self.head:
+                return self.head(maps, modality)
             if not self.heads:
                 pooled = at_least_single(self.pool(maps))
                 features = self.neck(pooled)
@@ -164,9 +186,9 @@ class TwoStreamNet(nn.Module):
             return Output(whole, local, torch.cat(weighted, 1), torch.cat(logits, 1))
 
     def fresh_parameters(self) -> list[nn.Parameter]:
-        """What no weights of a backbone fill: attention, and all behind stage 4."""
-        attention = [m for m in self.modules() if isinstance(m, PositionAttention)]
-        return [p for m in (*attention, *(self.heads or (self.neck, self.classifier))) for p in m.parameters()]
+        """What no weights of a backbone fill: all behind stage 4, and modules with the attribute `fast`."""
+        behind = [self.head] if self.head else self.heads or (self.neck, self.classifier)
+        return [p for m in (*behind, *(m for m in self.modules() if getattr(m, "fast", False))) for p in m.parameters()]
 
     def streams(self, images: Tensor, modality: Tensor) -> Tensor:
         """The modality-specific stages: (B, 3, H, W) -> their maps (B, C, h, w), rows in the order of the batch."""

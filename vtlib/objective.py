@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .config import Experiment, arguments, check_options
+from .config import Experiment, arguments, asked, check_options, typed
 from .losses.contract import at_least_single, one_number
 from .losses.geometry import unit
 from .model import Output, TwoStreamNet
@@ -25,7 +25,7 @@ def make_losses(experiment: Experiment, net: TwoStreamNet) -> nn.ModuleDict:
         terms[name] = nn.ModuleList(
             Loss(name, options, net.num_classes, width)
             if is_theirs(name)
-            else Term(name, options, experiment.over_parts)
+            else Term(name, options, experiment.over_parts, net.num_classes, width)
             for width in widths(net, term)
         )
     return nn.ModuleDict(terms)
@@ -38,27 +38,35 @@ def widths(net: TwoStreamNet, term: dict) -> list[int]:
 
 
 class Term(nn.Module):
-    """One of LOSSES with its arguments, called as (features, labels, modality, local) -> scalar.
+    """One of LOSSES with its arguments, called as (features, labels, modality, local, and all of ASKED) -> scalar.
 
     Args: name: of the loss; options: its arguments; over_parts: of Experiment, for losses with an argument
-        `over_stripes` that the options leave out.
+        `over_stripes` that the options leave out; num_classes: of training; width: of the features, in columns.
     Raises: ValueError for an argument that the loss does not have.
     """
 
-    def __init__(self, name: str, options: dict, over_parts: str):
+    def __init__(self, name: str, options: dict, over_parts: str, num_classes: int, width: int):
         super().__init__()
         self.name = name
-        check_options(name, options)
-        parameters = inspect.signature(LOSSES[name]).parameters
-        counts = {k: int(v) for k, v in options.items() if parameters[k].annotation is int}
+        check_options("loss", name, options)
+        parameters, options = inspect.signature(LOSSES[name]).parameters, typed(LOSSES[name], options)
         stripes = {"over_stripes": over_parts} if "over_stripes" in parameters else {}
-        self.call = partial(LOSSES[name], **stripes | options | counts)
-        self.reads_stripes = "local" in parameters
+        if isinstance(LOSSES[name], type):  # it has parameters of its own
+            self.call = LOSSES[name](num_classes, width, **stripes | options)
+        else:
+            self.call = partial(LOSSES[name], **stripes | options)
+        self.asks = asked(LOSSES[name])
 
-    def forward(self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None) -> Tensor:
-        """features (N, D) or logits, labels, modality (N,), local (N, S, d) -> ()."""
-        value = self.call(features, labels, modality, **({"local": local} if self.reads_stripes else {}))
-        return one_number(self.name, value, features)
+    def forward(
+        self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None, **more: Tensor
+    ) -> Tensor:
+        """features (N, D) or logits, labels, modality (N,), local (N, S, d), more: others of ASKED -> ()."""
+        given = {name: value for name, value in {"local": local, **more}.items() if name in self.asks}
+        return one_number(self.name, self.call(features, labels, modality, **given), features)
+
+    def factor(self, epoch: int, others: float | None) -> float:
+        """What multiplies the weight of the loss in an epoch (0-based); others: see systems/learned.py."""
+        return self.call.factor(epoch, others) if hasattr(self.call, "factor") else 1.0
 
 
 def loss_terms(
@@ -68,26 +76,43 @@ def loss_terms(
     labels: Tensor,
     modality: Tensor,
     people: Tensor | None = None,
+    source: Tensor | None = None,
 ) -> Tensor:
     """The values of all terms of an experiment on one batch.
 
     The identity loss reads the logits of every classifier, a metric loss the features that read() gives it. The values
-    over classifiers or features are added, or averaged where Experiment.over_parts is "mean".
+    over classifiers or features are added, or averaged where Experiment.over_parts is "mean". A metric loss that does
+    not ask for `source` reads the images of the set alone, not those that a view adds to them.
 
     Args: experiment; losses: of make_losses(); out: the network's output for B images; labels, modality: (B,); people
-        (B,): what metric losses read in place of labels, equal where these are.
+        (B,): what metric losses read in place of labels, equal where these are; source (B,): the row of the image that
+        an image of a view was made of, -1 for an image of the set, which come first; None where there is no view.
     Returns: (T,) unweighted, in the order of `experiment.losses`, in float32 at least.
     """
     terms, of_metric = [], labels if people is None else people
+    own = None if source is None else int((source < 0).sum())
     for name, modules in losses.items():
         if name == "id":
             value, count = modules[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
-            features = read(out, experiment.losses[name])
-            value = sum(loss(x, of_metric, modality, local) for loss, (x, local) in zip(modules, features, strict=True))
-            count = len(features)
+            rows = slice(None if "source" in getattr(modules[0], "asks", ()) else own)
+            seen, count = rows_of(out, rows), len(modules)
+            batch = of_metric[rows], modality[rows]
+            more = {"neck": at_least_single(seen.features), "logits": at_least_single(seen.logits), "source": source}
+            value = sum(
+                loss(x, *batch, local, **(more if isinstance(loss, Term) else {}))
+                for loss, (x, local) in zip(modules, read(seen, experiment.losses[name]), strict=True)
+            )
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)
+
+
+def rows_of(out: Output, rows: slice) -> Output:
+    """Some rows of an output."""
+    if rows == slice(None):
+        return out
+    pooled, local = (tuple(None if x is None else x[rows] for x in part) for part in (out.pooled, out.local))
+    return Output(pooled, local, out.features[rows], out.logits[rows])
 
 
 def read(out: Output, term: dict) -> list[tuple[Tensor, Tensor | None]]:

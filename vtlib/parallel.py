@@ -142,6 +142,13 @@ def gather_output(out: Output) -> Output:
     return Output(*gathered, _Gather.apply(out.features), _Gather.apply(out.logits))
 
 
+def average_gradients(module: nn.Module) -> None:
+    """Give each parameter of a module, which DDP does not know, the mean of its gradients over the processes."""
+    for p in module.parameters() if world() > 1 else ():
+        dist.all_reduce(p.grad)
+        p.grad /= world()
+
+
 class _Sum(torch.autograd.Function):
     """The sum over all processes, in forward and in backward."""
 

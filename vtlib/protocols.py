@@ -12,11 +12,15 @@ holds for a closed set that is known beforehand: never compare it with plain one
 - "adapted": the network's batch normalisations have the statistics of the test images (inference.adapted; Li et al.
   2016, Revisiting Batch Normalization For Practical Domain Adaptation, arXiv 1603.04779).
 - "adapted centred": the features of the adapted network, centred.
+
+A name that ends with "by" and a name is of a search other than by cosine: by one of systems.SEARCHES, which know the
+whole gallery beforehand, so that the same holds for them; or by Euclidean distances after a projection of
+systems.FITTED, which has been learned on training people and knows nothing of the test.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from numbers import Integral
 from typing import NamedTuple
@@ -29,6 +33,7 @@ from torch import Tensor
 from . import bootstrap, evaluate, inference, ranking
 from .common import unknown
 from .ranking import as_array, finite, some_rows
+from .systems import FITTED, SEARCHES
 
 SHOTS = (1, 10)  # images of each identity and camera in a SYSU-MM01 gallery
 GALLERIES = ("official", "community")  # how a SYSU-MM01 gallery is drawn
@@ -46,10 +51,12 @@ class Search:
     shots: int = 0  # one of SHOTS
     gallery: str = ""  # one of GALLERIES
     way: str = "plain"  # one of WAYS
+    by: str = ""  # a name of systems.SEARCHES or systems.FITTED; "": by cosine
 
     def __str__(self) -> str:
         kind = f"{self.mode} {self.shots}-shot {self.gallery}" if self.mode else self.direction
-        return f"{self.layout} {kind}" + (f" {self.way}" if self.way != "plain" else "")
+        ends = [f" {self.way}"] * (self.way != "plain") + [f" by {self.by}"] * bool(self.by)
+        return "".join([f"{self.layout} {kind}", *ends])
 
 
 class Trial(NamedTuple):
@@ -62,6 +69,7 @@ class Trial(NamedTuple):
 SYSU = [Search("sysu", "t2v", m, s, g) for m in evaluate.GALLERY_CAMERAS for s in SHOTS for g in GALLERIES]
 PLAIN = [*SYSU, *(Search(layout, d) for layout in ("regdb", "folder", "val") for d in DIRECTIONS)]
 EVERY = {str(s): s for s in (replace(plain, way=way) for way, plain in product(WAYS, PLAIN))}
+EVERY |= {str(s): s for s in (replace(plain, by=by) for by, plain in product((*SEARCHES, *FITTED), PLAIN))}
 
 
 def named(protocol: str) -> Search:
@@ -94,14 +102,21 @@ class Embedded:
 
     Args: layout: sysu, regdb, folder or val; images: `features` (N, D) and columns() of the test images; permutations:
         of the official SYSU-MM01 galleries, None where they are missing; way: one of WAYS. Features are centred here,
-        but an "adapted" way expects the features of the adapted network.
+        but an "adapted" way expects the features of the adapted network; by: of Search, of which a name of
+        systems.FITTED expects projected features.
     Raises: ValueError for another way, and what inference.centred() raises.
     """
 
     def __init__(
-        self, layout: str, images: Mapping[str, Tensor], permutations: Mapping | None = None, way: str = "plain"
+        self,
+        layout: str,
+        images: Mapping[str, Tensor],
+        permutations: Mapping | None = None,
+        way: str = "plain",
+        by: str = "",
     ):
-        self.way = known_way(way)
+        self.way, self.by, self.metric = known_way(way), by, "euclidean" if by in FITTED else "cosine"
+        self.compare = partial(SEARCHES[by], layout=layout) if by in SEARCHES else None
         if way.endswith("centred"):
             images = {**images, "features": inference.centred(images["features"], images["modality"])}
         self.layout, self.images, self.permutations = layout, images, permutations
@@ -116,12 +131,12 @@ class Embedded:
     @cached_property
     def sysu(self) -> evaluate.SysuSearch:
         """The searches of SYSU-MM01; for that layout only."""
-        return evaluate.SysuSearch(*(self.images[c] for c in ("features", "pid", "cam", "number")))
+        return evaluate.SysuSearch(*(self.images[c] for c in ("features", "pid", "cam", "number")), metric=self.metric)
 
     @cached_property
     def similarity(self) -> Tensor:
-        """(V, T) cosines of all visible and all thermal images."""
-        return ranking.similarity_matrix(*(self.images["features"][side] for side in self.sides))
+        """(V, T) cosines, or negative distances, of all visible and all thermal images."""
+        return ranking.similarity_matrix(*(self.images["features"][side] for side in self.sides), self.metric)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -140,10 +155,10 @@ class Embedded:
         there are none.
         """
         if self.layout != "sysu":
-            return [Search(self.layout, d, way=self.way) for d in DIRECTIONS]
+            return [Search(self.layout, d, way=self.way, by=self.by) for d in DIRECTIONS]
         kinds = GALLERIES if self.permutations is not None else GALLERIES[1:]
         return [
-            replace(s, way=self.way)
+            replace(s, way=self.way, by=self.by)
             for s in SYSU
             if self.sysu.has_queries(s.mode)
             and s.shots <= self.fewest(s.mode)
@@ -158,8 +173,10 @@ class Embedded:
     def ranked(self, search: Search, trials: int) -> tuple[np.ndarray, list[Trial]]:
         """Rows of the queries (Q,), and what they find in each trial, of which there is one where nothing is drawn.
 
-        Raises: ValueError for a search with another way than that of these features.
+        Raises: ValueError for a search with another way, or by another similarity, than that of these features.
         """
+        if search.by != self.by:
+            raise ValueError(f"{str(search)!r} is no name for a search by {self.by or 'cosine'}")
         if search.way != self.way:
             raise ValueError(f"the features are {self.way}: {str(search)!r} is no name for what they find")
         if (key := (search, trials)) not in self._ranked:
@@ -171,7 +188,8 @@ class Embedded:
         """As ranked(), but nothing is kept and each trial is computed when it is asked for."""
         if search.mode:
             candidates = np.flatnonzero(np.isin(self.images["cam"].numpy(), evaluate.GALLERY_CAMERAS["all"]))
-            results = self.sysu.ranked(search.mode, search.shots, search.gallery, self.permutations, trials)
+            kind = search.mode, search.shots, search.gallery, self.permutations, trials
+            results = self.sysu.ranked(*kind, compare=self.compare)
             return self.sysu.query, (Trial(ranked, candidates[columns]) for ranked, columns in results)
         query, gallery, similarity, hidden = self.sided(search.direction)
         exclude = hidden if hidden.any() else None
@@ -180,6 +198,10 @@ class Embedded:
 
     def sided(self, direction: str) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
         """Rows of one modality as queries (Q,) and of the other as gallery (G,); similarity and hidden (Q, G)."""
+        if self.compare:
+            query, gallery = self.sides if direction == "v2t" else self.sides[::-1]
+            features, hidden = self.images["features"], self.hidden if direction == "v2t" else self.hidden.T
+            return query, gallery, self.compare(features[query], features[gallery]), hidden
         if direction == "v2t":
             return *self.sides, self.similarity, self.hidden
         return *self.sides[::-1], self.similarity.T, self.hidden.T

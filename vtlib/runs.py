@@ -18,6 +18,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -31,6 +32,7 @@ from .data import images as im
 from .device import environment, peak_memory
 from .files import digest, lock, read_json, read_json_lines, remembered, whole, write_json
 from .model import TwoStreamNet
+from .systems import FITTED
 
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")  # in a folder of the SYSU-MM01 layout: the official galleries
 # Files of the package that decide what a network learns; RESULT_CODE adds those that read data, search and measure
@@ -73,7 +75,14 @@ class Run:
         )
 
     def trials(self, protocol: str) -> pd.DataFrame:
-        """The metrics of a protocol by its name, fractions: a row a trial on SYSU-MM01, else one row."""
+        """The metrics of a protocol by its name, fractions: a row a trial on SYSU-MM01, else one row.
+
+        A search other than by cosine is made when it is first asked for, and kept.
+        """
+        plain, by, _ = protocol.partition(" by ")
+        if by and plain in self.metrics["protocols"] and protocol in protocols.EVERY:
+            search, trials = protocols.named(protocol), len(self.metrics["protocols"][plain])
+            return self.kept(f"trials {protocol}", lambda: self.embedded(search).table(search, trials))
         if protocol not in (stored := self.metrics["protocols"]):
             raise ValueError(f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(stored)}")
         return pd.DataFrame(stored[protocol])
@@ -118,10 +127,19 @@ class Run:
 
     def embedded(self, search: protocols.Search | None = None) -> protocols.Embedded:
         """The stored features, ready for one search, or for all searches."""
-        official = search is None or search.gallery == "official"
-        return protocols.Embedded(
-            searched_as(self.experiment), self.features, permutations_of(self.experiment) if official else None
-        )
+        official, by = search is None or search.gallery == "official", search.by if search else ""
+        images = self.features | ({"features": self.projected(by)} if by in FITTED else {})
+        permutations = permutations_of(self.experiment) if official else None
+        return protocols.Embedded(searched_as(self.experiment), images, permutations, by=by)
+
+    def projected(self, by: str) -> Tensor:
+        """The features of the test images through a projection of systems.FITTED, learned on the training people."""
+        table, store = load_data(self.experiment, anew=False)
+        train_rows = table[table.split == "train"]
+        features = features_of(self.net(), train_rows, store)
+        labels, modality = (torch.tensor(train_rows[c].to_numpy()) for c in ("pid", "modality"))
+        project = FITTED[by](features, labels, modality, searched_as(self.experiment))
+        return project(self.features["features"], self.features["modality"])
 
     def net(self) -> TwoStreamNet:
         """The trained network in evaluation mode on the CPU."""

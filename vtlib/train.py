@@ -22,13 +22,15 @@ from tqdm.auto import tqdm
 
 from . import capture, inference, mechanisms, parallel, ranking
 from .backbones import load_backbone
-from .config import Experiment
+from .config import Experiment, typed
 from .data.batches import Batches, PKSampler, augment, draw, normalise
 from .device import pick, rank, world
 from .files import whole
 from .losses import cmdc
-from .model import TwoStreamNet
-from .objective import loss_terms, make_losses, read
+from .model import Output, TwoStreamNet
+from .objective import loss_terms, make_losses, read, rows_of
+from .systems import HEADS, TRUNK, VIEWS
+from .systems.colours import NUMBERS, mixes, recolour
 
 NAN_CHECK_EVERY = 10  # steps, on a CPU. Reading the losses stalls a GPU, so there they are checked once an epoch
 
@@ -39,20 +41,39 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     names = ("backbone", "weights", "attention", "attention_reduction", "pooling", "gem_p", "last_stride")
     names += ("specific_stages",)
     parts = [(p.stripes, p.width, p.share) for p in experiment.parts]
-    return TwoStreamNet(num_classes, **{n: getattr(experiment, n) for n in names}, parts=parts)
+    modules = {name: typed({**TRUNK, **HEADS}[name], options) for name, options in experiment.modules.items()}
+
+    def change(stages: list[list[nn.Module]]) -> None:
+        for name in modules.keys() & TRUNK.keys():
+            TRUNK[name](stages, **modules[name])
+
+    head = next((partial(HEADS[name], **options) for name, options in modules.items() if name in HEADS), None)
+    fields = {n: getattr(experiment, n) for n in names}
+    net = TwoStreamNet(num_classes, **fields, parts=parts, change=change, head=head)
+    net.flip_test = experiment.flip_test  # inference.extract() reads it
+    return net
 
 
-def make_optimizer(experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleDict) -> torch.optim.SGD:
-    """SGD (S1 section 4.1.3); layers that start from pre-trained weights learn at `backbone_lr_factor` of the rate.
+def make_optimizer(
+    experiment: Experiment, net: TwoStreamNet, losses: nn.ModuleDict, view: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """SGD (S1 section 4.1.3) or Adam; layers from pre-trained weights learn at `backbone_lr_factor` of the rate.
 
     Raises: ValueError for Nesterov's form without a momentum.
     """
     fresh = {id(p) for p in net.fresh_parameters()}
     slow = [p for p in net.parameters() if id(p) not in fresh]
     fast = [p for p in net.parameters() if id(p) in fresh and p.requires_grad]
-    fast += losses.parameters()
+    fast += [*losses.parameters(), *(view.parameters() if view else ())]
     devices = {p.device.type for p in net.parameters()}
+    kept = {id(p) for m in net.modules() if not getattr(m, "decayed", True) for p in m.parameters()}
     groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
+    if kept:
+        whole = [{"params": [p for p in fast if id(p) in kept], "factor": 1.0, "weight_decay": 0.0}]
+        groups = [group | {"params": [p for p in group["params"] if id(p) not in kept]} for group in groups] + whole
+    if experiment.optimizer == "adam":
+        decay = experiment.weight_decay
+        return torch.optim.Adam(groups, lr=experiment.lr, weight_decay=decay, fused=devices <= {"cpu", "cuda"})
     if experiment.nesterov and not experiment.momentum:
         raise ValueError("nesterov=true needs a momentum above 0: set momentum, or nesterov=false")
     return torch.optim.SGD(
@@ -124,7 +145,7 @@ def fit(
         total=experiment.epochs, initial=len(history), desc=bar_title(experiment), unit="epoch", disable=not first
     ) as bar:
         for epoch in range(len(history), experiment.epochs):
-            row = train_epoch(experiment, step, sampler, batches, epoch)
+            row = train_epoch(experiment, step, sampler, batches, epoch, history[-1] if history else None)
             stop_if_broken(net, epoch)
             if not first:
                 continue
@@ -153,10 +174,17 @@ def rehearse(experiment: Experiment) -> None:
 
 
 def make_parts(experiment: Experiment, num_classes: int, device: str) -> dict:
-    """{net, losses, optimizer} of an experiment on its device: what a step changes and a checkpoint holds."""
+    """{net, losses, optimizer}, and view where there is one: what a step changes and a checkpoint holds."""
     net = make_net(experiment, num_classes).to(device, memory_format=torch.channels_last)
-    losses = make_losses(experiment, net).to(device)
-    return {"net": net, "losses": losses, "optimizer": make_optimizer(experiment, net, losses)}
+    losses, view = make_losses(experiment, net).to(device), make_view(experiment)
+    parts = {"net": net, "losses": losses} | ({"view": view.to(device)} if view else {})
+    return parts | {"optimizer": make_optimizer(experiment, net, losses, view)}
+
+
+def make_view(experiment: Experiment) -> nn.Module | None:
+    """The view of an experiment, which adds images to a batch (systems/__init__.py); None where it has none."""
+    for name, options in experiment.views.items():
+        return VIEWS[name](**typed(VIEWS[name], options))
 
 
 def bar_title(experiment: Experiment) -> str:
@@ -186,7 +214,9 @@ class Step:
     def __init__(self, experiment: Experiment, parts: dict, device: str):
         self.experiment, self.device = experiment, device
         self.net, self.losses, self.optimizer = parts["net"], parts["losses"], parts["optimizer"]
-        self.weights = torch.tensor([term["weight"] for term in experiment.losses.values()], device=device)
+        self.view = parts.get("view")
+        self.plain = [term["weight"] for term in experiment.losses.values()]
+        self.weights = torch.tensor(self.plain, device=device)  # of this epoch
         self.forward = parallel.wrap(self.net, device, experiment.sync_bn)
         self.autocast = torch.autocast(
             device.split(":")[0], torch.bfloat16, enabled=experiment.precision == "bf16", cache_enabled=False
@@ -203,36 +233,68 @@ class Step:
         modality: Tensor,
         columns: dict | None = None,
         people: Tensor | None = None,
+        extra: tuple = (),
     ) -> Tensor:
         """Take one step on one batch of B images, of which this process has b.
 
         Args: images (b, 3, H, W); own (b,) their modality; labels, modality (B,) of the whole batch, in the order that
             parallel.rows_of_process() gives; columns: a dict that is filled with the columns of mechanisms.py, which
-            waits for the device; people: of loss_terms().
+            waits for the device; people: of loss_terms(); extra: what the view gets besides: labels (b,), numbers
+            (b, k) and other crops of the visible images, or None.
         Returns: (T + 1,) every loss unweighted and the norm of the network's gradient, on the device.
         """
         watched = mechanisms.attention_seen(self.net) if columns is not None else nullcontext([])
+        b, source = len(own), None
         with self.autocast, watched as attention:
+            if self.view:
+                images, own = self.view(images, extra[0], own, *extra[1:])
             out = self.forward(images, own)
-        out = parallel.gather_output(out)
-        terms = loss_terms(self.experiment, self.losses, out, labels, modality, people)
+        added = len(own) - b
+        seen = rows_of(out, slice(b if added else None))
+        whole = parallel.gather_output(seen)
+        if added:
+            visible = (modality == 0).nonzero()[:, 0]
+            whole = joined(whole, parallel.gather_output(rows_of(out, slice(b, None))))
+            source = torch.cat([torch.full_like(labels, -1), visible])
+            labels, modality = torch.cat([labels, labels[visible]]), torch.cat([modality, modality[visible]])
+        terms = loss_terms(self.experiment, self.losses, whole, labels, modality, people, source)
         self.optimizer.zero_grad(set_to_none=True)
         if columns is not None:  # one of several processes has only a part of the gradient
             shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if world() == 1 else None
-            columns |= mechanisms.of_step(self.experiment, partial(read, out), shares, attention, labels, modality)
+            n = len(labels) if source is None else int((source < 0).sum())
+            images_of_set = partial(read, rows_of(whole, slice(n)))
+            columns |= mechanisms.of_step(self.experiment, images_of_set, shares, attention, labels[:n], modality[:n])
         (terms * self.weights).sum().backward()
+        if self.view:
+            parallel.average_gradients(self.view)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
         self.optimizer.step()
         return torch.cat([terms.detach(), norm[None]])
 
 
-def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, epoch: int) -> dict:
-    """Train for one epoch (0-based).
+def joined(out: Output, more: Output) -> Output:
+    """The rows of two outputs of one network, one after the other."""
+    pairs = ((out.pooled, more.pooled), (out.local, more.local))
+    pooled, local = (
+        tuple(None if a is None else torch.cat(ab) for ab in zip(*p, strict=True) for a in ab[:1]) for p in pairs
+    )
+    return Output(pooled, local, torch.cat([out.features, more.features]), torch.cat([out.logits, more.logits]))
+
+
+def train_epoch(
+    experiment: Experiment, step: Step, sampler, batches: Batches, epoch: int, before: dict | None = None
+) -> dict:
+    """Train for one epoch (0-based); before: the row of the epoch before, where there is one.
 
     Returns: its row of the history: means over the steps, and mechanisms.py's columns of the last step.
     Raises: FloatingPointError if a loss or the gradient is not finite.
     """
     step.net.train()
+    for module in step.net.modules():
+        if hasattr(module, "at_epoch"):
+            module.at_epoch(epoch, experiment.epochs)
+    factors = [factor_of(name, step, epoch, before) for name in experiment.losses]
+    step.weights.copy_(torch.tensor([w * f for w, f in zip(step.plain, factors, strict=True)]))
     torch.manual_seed(experiment.seed * 100_003 + epoch)  # so that an epoch draws the same after a restart
     lr = learning_rate(experiment, epoch)
     for group in step.optimizer.param_groups:
@@ -250,7 +312,19 @@ def train_epoch(experiment: Experiment, step: Step, sampler, batches: Batches, e
     seconds = time.perf_counter() - start
     loss = sum(w * m for w, m in zip(step.weights.tolist(), means, strict=False))
     row = {"epoch": epoch + 1, "lr": lr, "loss": loss, **dict(zip([*names, "grad_norm"], means, strict=True))}
+    if any(f != 1 for f in factors):
+        columns = columns | {
+            f"weight_{n}": w for n, w, f in zip(names, step.weights.tolist(), factors, strict=True) if f != 1
+        }
     return row | columns | {"images_per_second": images / seconds, "seconds": seconds}
+
+
+def factor_of(name: str, step: Step, epoch: int, before: dict | None) -> float:
+    """What multiplies the weight of a loss in an epoch: 1, or what the loss makes of the others in the epoch before."""
+    if not hasattr(loss := step.losses[name][0], "factor"):
+        return 1.0
+    others = {n: w for n, w in zip(step.experiment.losses, step.plain, strict=True) if n != name}
+    return loss.factor(epoch, sum(w * before[n] for n, w in others.items()) if before else None)
 
 
 def train_step(
@@ -267,16 +341,38 @@ def train_step(
         process; columns: as in Step. Returns: as Step.
     """
     numbers = draw(len(index), draws)
+    colours = experiment.colours_visible, experiment.colours_thermal
+    tones = torch.rand(len(index), NUMBERS, generator=draws) if colours != ("none", "none") else None
     own, everyone = parallel.rows_of_process(len(index), experiment.identities_per_batch)
-    images = batches(index[own], lambda x: augmented(experiment, x, numbers[own]))
+    modality = batches.modality[index]
+
+    def read(rows: np.ndarray, numbers: Tensor) -> Tensor:
+        """Augmented images of some rows of the batch."""
+        hues = None if tones is None else tones[rows]
+        return batches(index[rows], lambda x: augmented(experiment, x, numbers[rows], modality[rows], hues))
+
+    images, extra = read(own, numbers), ()
+    if step.view:  # its numbers are drawn behind all others, so that a view changes none of them
+        crops = draw(len(index), draws) if step.view.own_crop else None
+        chosen = torch.rand(len(index), step.view.numbers, generator=draws)[own]
+        second = read(own[(modality[own] == 0).numpy()], crops) if step.view.own_crop else None
+        extra = ((batches.labels[index[own]], chosen, second),)
     gathered = index[everyone]
-    labels, modality = batches.labels[gathered], batches.modality[gathered]
-    return step(images, batches.modality[index[own]], labels, modality, columns)
+    labels, of_all = batches.labels[gathered], batches.modality[gathered]
+    return step(images, modality[own], labels, of_all, columns, *((None, *extra) if extra else ()))
 
 
-def augmented(experiment: Experiment, batch: Tensor, numbers: Tensor) -> Tensor:
-    """data.batches.augment() with the probabilities and the padding of an experiment."""
-    return augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
+def augmented(
+    experiment: Experiment, batch: Tensor, numbers: Tensor, modality: Tensor | None = None, tones: Tensor | None = None
+) -> Tensor:
+    """data.batches.augment() with the probabilities and the padding of an experiment, and its changes of colours."""
+    images = augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
+    if tones is None:
+        return images
+    plans = [mixes(kind, tones) for kind in (experiment.colours_visible, experiment.colours_thermal)]
+    thermal = (modality == 1)[:, None]
+    matrix = torch.where(thermal[..., None], plans[1][0], plans[0][0])
+    return recolour(images, matrix, torch.where(thermal, plans[1][1], plans[0][1]))
 
 
 def stop_if_not_finite(log: list[Tensor], names: list[str], epoch: int, last: int) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..common import MEAN, STD
 from . import images as im
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels: the backbones' weights expect these
 DRAWS = 9  # random numbers per image: top, left, flip, erase, area, aspect, place down, place right, one unused
 
 

@@ -15,7 +15,7 @@ S2 = Ling et al. 2021, "Multi-Constraint Similarity Learning with Adaptive Weigh
 
 from .contract import loss
 from .dual_constraint import center_constraint, cmdc
-from .field import batch_hard_triplet, center_metric, hetero_center, hetero_center_triplet, identity, margin_mmd
+from .field import batch_hard_triplet, center_metric, hetero_center, hetero_center_triplet, identity
 from .multi_constraint import adaptive_weighting, multi_constraint, multi_similarity
 
 # name -> loss; `id` reads the logits of the classifiers, each other loss the features that its term in a config names
@@ -27,7 +27,6 @@ LOSSES = {
     "hetero_center": hetero_center,
     "hetero_center_triplet": hetero_center_triplet,
     "center_metric": center_metric,
-    "margin_mmd": margin_mmd,
     "multi_similarity": multi_similarity,
     "adaptive_weighting": adaptive_weighting,
     "multi_constraint": multi_constraint,

@@ -13,9 +13,9 @@ from ..losses.contract import FINITE, Range, check_batch, check_option, no_autoc
 def learned(*, dims: tuple[int, ...] = (2,), **ranges: Range) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Decorator that makes an nn.Module a loss: `Loss(num_classes, width, *, options)`, called as every loss.
 
-    width is the number of columns of the features. As loss() of losses/contract.py it checks the options, the batch and
-    the value, and computes in float32 at least. A method factor(epoch, others), if there is one, multiplies the weight
-    of the loss in an epoch (0-based); others is the weighted sum of the other losses in the epoch before, None at first.
+    width is the number of columns of the features. As loss() of losses/contract.py it checks options, batch and value,
+    and computes in float32 at least. A method factor(epoch, others), if there is one, multiplies the weight of the loss
+    in an epoch (0-based); others is the weighted sum of the other losses in the epoch before, None at first.
     Args: dims: numbers of dimensions that features may have; ranges: option -> Range, FINITE without one.
     """
 

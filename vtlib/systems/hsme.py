@@ -1,0 +1,84 @@
+"""HSME and D-HSME (Hao et al. 2019, AAAI), in the spirit of: identities as directions, then decorrelated."""
+
+import torch
+from torch import Tensor, nn
+
+from ..losses.contract import at_least_single
+from ..losses.geometry import unit
+from ..model import Output
+
+
+class Sphere(nn.Module):
+    """Head: a linear embedding E of the pooled feature, and logits scale * cos(E f, W_c) (sphere softmax).
+
+    With `cycles` (D-HSME) the second half of a training is divided into as many cycles of restraint, in which E is
+    decorrelated and then kept as it is, and relaxation, in which it learns; the last is a restraint.
+    Source: summaries; sphere softmax: Fan et al. 2018, SphereReID; restraint and relaxation: Sun et al. 2017, SVDNet.
+    open: the width, the number of cycles, and when they begin.
+    """
+
+    fast = True
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        pool: nn.Module,
+        *,
+        width: int = 512,
+        scale: float = 14.0,
+        cycles: int = 0,
+    ):
+        super().__init__()
+        self.pool, self.scale, self.cycles = pool, scale, cycles
+        self.embed = nn.Linear(channels, width, bias=False)
+        self.classifier = nn.Linear(width, num_classes, bias=False)
+        self.register_buffer("kept", torch.zeros(width, channels))  # E while it is restrained
+        self.register_buffer("restrained", torch.zeros((), dtype=torch.bool))
+        self.widths, self.dim = [width], width
+
+    def forward(self, maps: Tensor, modality: Tensor) -> Output:
+        """maps (B, C, h, w) -> Output with features E f (B, width)."""
+        pooled = at_least_single(self.pool(maps))
+        embedded = pooled @ torch.where(self.restrained, self.kept, self.embed.weight).mT
+        logits = self.scale * unit(embedded) @ unit(self.classifier.weight).mT
+        return Output((embedded,), (None,), embedded, logits)
+
+    @torch.no_grad()
+    def decorrelate(self) -> None:
+        """Turn the embedding so that its rows are orthogonal: all distances and logits stay as they are."""
+        u, s, v = torch.linalg.svd(self.embed.weight.mT.double(), full_matrices=False)  # E^T = U S V^T
+        turned, rows = (u * s).mT, len(self.embed.weight)
+        weight = torch.zeros(rows, turned.shape[1], dtype=torch.float64, device=turned.device)
+        weight[: len(turned)] = turned
+        self.embed.weight.copy_(weight)
+        classes = torch.zeros(len(self.classifier.weight), rows, dtype=torch.float64, device=turned.device)
+        classes[:, : v.shape[0]] = self.classifier.weight.double() @ v.mT
+        outside = (self.classifier.weight.double().square().sum(1) - classes.square().sum(1)).clamp(min=0).sqrt()
+        if v.shape[0] < rows:  # what is orthogonal to all features has no cosine, but counts in the length
+            classes[:, v.shape[0]] = outside
+        self.classifier.weight.copy_(classes)
+
+    def decorrelation(self) -> float:
+        """sum_i g_ii / sum_ij |g_ij| of g = E E^T: 1 where its rows are orthogonal."""
+        g = self.embed.weight.detach() @ self.embed.weight.detach().mT
+        return (g.diagonal().sum() / g.abs().sum()).item()
+
+    @torch.no_grad()
+    def at_epoch(self, epoch: int, epochs: int) -> None:
+        """Begin or end a restraint, where this epoch (0-based) does."""
+        if not self.cycles:
+            return
+        phases = 2 * self.cycles - 1  # restraint, relaxation, ..., restraint
+        begin = epochs - epochs // 2
+
+        def restraint(at: int) -> bool:
+            return at >= begin and (at - begin) * phases // max(1, epochs - begin) % 2 == 0
+
+        now, before = restraint(epoch), epoch > 0 and restraint(epoch - 1)
+        if now and not before:
+            self.decorrelate()
+            self.kept.copy_(self.embed.weight)
+        elif before and not now:
+            self.embed.weight.copy_(self.kept)
+        self.restrained.fill_(now)
