@@ -447,7 +447,7 @@ def test_epochs_of_other_training_code_are_not_gone_on_with(home, monkeypatch):
     stop_after_an_epoch(wanted, monkeypatch)
     monkeypatch.setattr(runs, "code_digest", lambda names=runs.RESULT_CODE: f"of an edited loss, {len(names)}")
     trained, epoch = [], train.train_epoch
-    monkeypatch.setattr(train, "train_epoch", lambda *a: trained.append(a[-1]) or epoch(*a))
+    monkeypatch.setattr(train, "train_epoch", lambda *a: trained.append(a[4]) or epoch(*a))
     runs.run(wanted)
     assert trained == [0, 1] and set(runs.TRAINING_CODE) < set(runs.RESULT_CODE)
 

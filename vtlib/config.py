@@ -149,7 +149,7 @@ class Experiment(BaseModel):
         if len(self.views) > 1:
             raise ValueError(f"views: a batch has one view, not {' and '.join(self.views)}: leave one out")
         for name in self.losses if not self.views else ():
-            if not pml.is_theirs(name) and "source" in asked(LOSSES[name]):
+            if not pml.is_theirs(name) and "source" in asked(LOSSES[name], needed=True):
                 raise ValueError(
                     f"losses.{name} reads the images of a view: name one, as views.{next(iter(VIEWS))}={{}}"
                 )
@@ -237,9 +237,10 @@ def options_of(call: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in ASKED}
 
 
-def asked(call: Callable) -> set[str]:
-    """What a loss asks the trainer for, besides its batch: names of systems.ASKED."""
-    return {*inspect.signature(call.forward if isinstance(call, type) else call).parameters} & {*ASKED}
+def asked(call: Callable, needed: bool = False) -> set[str]:
+    """What a loss asks the trainer for, besides its batch, of systems.ASKED; needed: leave out what it can lack."""
+    parameters = inspect.signature(call.forward if isinstance(call, type) else call).parameters.values()
+    return {p.name for p in parameters if p.name in ASKED and not (needed and p.default is not p.empty)}
 
 
 def typed(call: Callable, options: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ COSINES, DISTANCES = {"on": "neck"}, {"on": "neck", "normalise": True}
 TRIPLET = {"batch_hard_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
 CMDC = {"cmdc": {"weight": 3.0, "margin": 0.3, **DISTANCES}}  # weight: S1 section 4.4; open: S1 gives no margin
 HC_TRI = {"hetero_center_triplet": {"weight": 1.0, "margin": 0.3, **DISTANCES}}
+THRICE = IDENTITY["id"] | {"weight": 3.0}  # a sum over three kinds of images, of all of which the term is the mean
+WRT = {"weight": 1.0, **DISTANCES}  # of the weighted regularised triplet loss
 CML = {"center_metric": {"weight": 1.0, "margin": 0.3, **DISTANCES}}  # in the spirit of CML: losses/field.py
 # open: a loss of one relation keeps the weight of I2I (image to image) in S2 Eq. 5; a mining rule keeps its own margin
 MS = {"multi_similarity": {"weight": 0.5, "mining": "ms", "mining_margin": 0.1, **COSINES}}
@@ -89,6 +91,83 @@ METHODS = {
         "mmd",
         specific_stages=3,
     ),
+    # Systems that S1 and S2 compare with (systems/); tables call those whose equations are ours "in the spirit of"
+    "one_stream": method(TRIPLET, "s1", specific_stages=0),  # what SIM searches with
+    "bdtr": method({"bidirectional_ranking": {"weight": 1.0, **COSINES}}, "s1"),  # Ye et al. 2018, at P x K
+    "bdtr_k1": method({"bidirectional_ranking": {"weight": 1.0, **COSINES}}, "k1"),  # with one image a person, as there
+    "tone": method({"contrastive": {"weight": 0.2, **COSINES}}, "s1"),  # whose features HCML's metric is learned on
+    "agw": method({"weighted_regularised_triplet": WRT}, "agw_wrt", modules={"non_local": {}}, specific_stages=1),
+    "caj": method(
+        {"weighted_regularised_triplet": WRT | {"squared": True}},
+        "caj",
+        modules={"non_local": {}},
+        specific_stages=1,
+        views={"exchange": {}},
+        colours_thermal="caj",
+        erase=0.5,
+    ),
+    "ddag": method(
+        TRIPLET | {"graph_attention": {"weight": 1.0}},
+        "agw",
+        modules={"part_attention": {}},
+        pooling="avg",
+        specific_stages=1,
+    ),
+    "xiv": method(
+        {
+            "id": THRICE,
+            "within_view_triplet": {"weight": 1.0, **DISTANCES},
+            "centre_triplet": {"weight": 0.2, **DISTANCES},
+        },
+        "xiv",
+        views={"x": {}},
+        specific_stages=0,
+    ),
+    "hat": method(
+        {
+            "id": THRICE,
+            "homogeneous_invariance": {"weight": 1.0, **COSINES},
+            "tri_directional": {"weight": 1.0, **DISTANCES},
+        },
+        "s1",
+        views={"grey": {}},
+        specific_stages=0,
+    ),
+    "mac": method(
+        TRIPLET | {"modality_classifiers": {"weight": 1.0, "ensemble": False, "collaboration": "other", **COSINES}},
+        "s1",
+    ),
+    "mace": method(TRIPLET | {"modality_classifiers": {"weight": 1.0, **COSINES}}, "s1"),
+    "msr": method(
+        {
+            "euclidean_constraint": {"weight": 1.0, **DISTANCES},
+            "within_modality_triplet": {"weight": 1.0, **DISTANCES},
+        },
+        "width",
+        modules={"modality_heads": {}},
+        specific_stages=4,
+    ),
+    "cmsp": method(
+        {"similarity_preserving": {"weight": 1.0, **COSINES}}, "s1", modules={"modality_gates": {}}, specific_stages=0
+    ),
+    "dfe": method(
+        {"distribution_alignment": {"weight": 1.0}, "correlation_alignment": {"weight": 100.0}}, "s1", parts=SIX
+    ),
+    "cml": method(CML | {"modality_kl": {"weight": 0.5, **COSINES}}, "s1", views={"mix": {}}),
+    "hsme": method({"modality_kl": {"weight": 1.0, **COSINES}}, "sphere", modules={"sphere": {}}),
+    "d_hsme": method({"modality_kl": {"weight": 1.0, **COSINES}}, "sphere", modules={"sphere": {"cycles": 3.0}}),
+    "deen": method(
+        {
+            "branch_triplet": {"weight": 1.0, "normalise": True},
+            "centre_pull_mining": {"weight": 0.8, "normalise": True},
+            "branch_orthogonality": {"weight": 0.01},
+        },
+        "deen",
+        modules={"diverse_expansion": {}, "branches": {}},
+        pooling="avg",
+        specific_stages=1,
+        over_parts="mean",
+    ),
     # in no paper: S1's loss on S2's network, S2's loss on S1's network, S1's loss with the weights of S2's loss
     "parts_cmdc": method(on_heads(CMDC), parts=THREE_AND_SIX),
     "dpan_mc": method(mc(), "s1", attention=True),
@@ -114,6 +193,24 @@ def as_pooled(*losses: str) -> dict:
 
 
 _POOLED, _POOLED_MMD = as_pooled("batch_hard_triplet"), as_pooled("hetero_center_triplet", "margin_mmd")
+_AGW_WRT = _PLAIN | _P8K4 | as_pooled("weighted_regularised_triplet") | {"epochs": 80}
+_XIV = as_pooled("within_view_triplet", "centre_triplet") | {
+    **{"optimizer": "adam", "lr": 3.5e-4, "backbone_lr_factor": 1.0, "epochs": 120, "milestones": [40, 70]},
+    **{"height": 256, "width": 128, "erase": 0.5, "identities_per_batch": 12, "images_per_identity": 4},
+}
+_DEEN = _PLAIN | {
+    **{"height": 384, "epochs": 150, "milestones": [20, 80], "identities_per_batch": 6, "images_per_identity": 4},
+    **{"colours_visible": "grey", "colours_thermal": "grey", "erase": 0.5, "flip_test": True},
+    **{f"losses.{name}.normalise": False for name in ("branch_triplet", "centre_pull_mining")},
+}
+_P32K1, _P8K1 = ({"identities_per_batch": p, "images_per_identity": 1} for p in (32, 8))
+
+
+def _both(overrides: dict) -> dict:
+    """The same overrides on both layouts."""
+    return {"sysu": overrides, "regdb": overrides}
+
+
 _RAW = {"losses.hetero_center_triplet.normalise": False}
 RECIPES = {
     "s1": {"sysu": {}, "regdb": {}},
@@ -124,4 +221,11 @@ RECIPES = {
     },
     "agw": dict.fromkeys(("sysu", "regdb"), _PLAIN | _P8K4 | _POOLED | {"epochs": 80}),
     "mmd": dict.fromkeys(("sysu", "regdb"), _PLAIN | _P4K4 | _POOLED_MMD) | {"quick": _MMD_K2, "cpu": _MMD_K2},
+    "agw_wrt": _both(_AGW_WRT),
+    "caj": _both(_AGW_WRT | {"epochs": 100, "flip_test": True}),
+    "xiv": _both(_XIV),
+    "deen": _both(_DEEN),
+    "k1": _both(_P32K1) | {"quick": _P8K1, "cpu": _P32K1 | {"identities_per_batch": 16}, "gpu": _P32K1},
+    "sphere": _both({}) | {"quick": {"modules.sphere.width": 64}, "cpu": {"modules.sphere.width": 64}},
+    "width": _both({}) | {"quick": {"modules.modality_heads.width": 192}, "cpu": {"modules.modality_heads.width": 192}},
 }

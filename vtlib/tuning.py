@@ -22,7 +22,8 @@ RATES = ((0.005, 1.0), (0.01, 1.0), (0.02, 1.0), (0.05, 1.0), (0.02, 0.1), (0.1,
 WEIGHTS = (0.3, 1.0, 3.0)  # factors of the method's own weight
 # losses that are distances, which grow with the length of features; cosines and logits do not
 SCALED = ("batch_hard_triplet", "cmdc", "adaptive_cmdc", "hetero_center_triplet", "hetero_center", "center_metric")
-SCALED += ("center_constraint",)
+SCALED += ("center_constraint", "weighted_regularised_triplet", "within_view_triplet", "tri_directional")
+SCALED += ("within_modality_triplet", "branch_triplet")
 LENGTHS = (*SCALED, "margin_mmd")  # losses that features of length 1 change
 
 

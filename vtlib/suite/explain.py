@@ -5,7 +5,7 @@ import inspect
 from .. import config
 from ..config import Experiment
 from ..methods import METHODS
-from ..systems import LOSSES
+from ..systems import HEADS, LOSSES, TRUNK, VIEWS
 
 SYMBOLS = (
     "A batch has $P$ people with $K$ images in each modality. $x$ is the feature of an image, $c_i^m$ the mean feature "
@@ -84,7 +84,7 @@ def experiment(e: Experiment) -> str:
 
 def network(e: Experiment) -> str:
     """The network of an experiment in words."""
-    twice = {1: "", 2: " and stage 1", 3: " and stages 1 and 2"}
+    twice = {1: "", 2: " and stage 1", 3: " and stages 1 and 2", 4: " and stages 1 to 3"}
     cut = "One ResNet reads both kinds of images"
     if e.specific_stages:
         cut = (
@@ -98,6 +98,14 @@ def network(e: Experiment) -> str:
             "1-2): $E_j = \\alpha \\sum_i S_{ji} D_i + A_j$, $S_{ji} = e^{B_i C_j} / \\sum_i e^{B_i C_j}$, "
             "where $A$ is the map, $B, C, D$ are 1x1 convolutions of it, $i, j$ are places, and $\\alpha$ starts at 0. "
         )
+    for name, options in [*e.modules.items(), *e.views.items()]:
+        made = {**TRUNK, **HEADS, **VIEWS}[name]
+        text += f"Then there is **{name}**{arguments(options)}. {first_paragraph(made)} "
+    for field, what in (("colours_visible", "visible"), ("colours_thermal", "thermal")):
+        if (kind := getattr(e, field)) != "none":
+            text += f"In training the colours of {what} images change at random (`{kind}`). "
+    if any(name in HEADS for name in e.modules):
+        return text
     if e.parts:
         heads = " and ".join(f"{p.stripes} stripes of {p.width} numbers (share {p.share:g})" for p in e.parts)
         return text + f"The last map is cut into horizontal parts, {heads}, each with its own classifier and feature."
@@ -135,4 +143,12 @@ def formula(name: str) -> str:
         return FORMULAS[name]
     if name not in LOSSES:
         return "A loss of pytorch-metric-learning, across the modalities."
-    return (inspect.getdoc(LOSSES[name]) or "It has no docstring.").splitlines()[0]
+    return first_paragraph(LOSSES[name])
+
+
+def first_paragraph(made) -> str:
+    """What a docstring says before its first empty line or its arguments, in one line."""
+    lines = (inspect.getdoc(made) or "It has no docstring.").splitlines()
+    ends = ("", "Args:", "Returns:", "Source:", "open:", "Called")
+    stop = next((i for i, line in enumerate(lines) if not line or line.startswith(ends[1:])), len(lines))
+    return " ".join(lines[:stop])

@@ -14,14 +14,16 @@ from .stages import channels
 @loss(gamma=SCALE, clamp=SCALE)
 def weighted_regularised_triplet(
     features: Tensor, labels: Tensor, modality: Tensor, *, include_anchor: bool = False, squared: bool = False,
-    gamma: float = 1.0, clamp: float = 88.0,
+    gamma: float = 1.0, clamp: float = 88.0, source: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Weighted regularised triplet loss: mean over anchors of log(1 + exp(p - n)); it has no margin.
     p is the mean distance of the anchor's positives weighted by softmax(d), n that of its negatives by softmax(-d); the
     weights have a gradient too. squared, of CAJ (Ye et al. 2021, ICCV): log(1 + exp(s q)), where q is gamma (p - n)^2,
     at most `clamp`, and s the sign of p - n. differs: public code adds 1e-6 to each sum of exp(-d), which at distances
     above 14 lets the loss pull negatives nearer, and counts the anchor as its own positive, as include_anchor does.
-    Args: features, labels, modality: a batch, not normalised, both modalities in one pool.
+    Args: features, labels, modality: a batch, not normalised, in one pool; source: unread, but as it is asked for,
+    images
+        of a view are in the pool too.
     Returns: () in nats. Raises: ValueError naming an identity that is alone, or has one image.
     """
     dist, same = pairwise_distance(features, features), labels[:, None] == labels  # (N, N)
