@@ -21,11 +21,11 @@ from . import device, pml
 from .common import unknown
 from .methods import METHODS, RECIPES
 from .model import stripes_do_not_fit
-from .systems import ASKED, HEADS, LOSSES, TRUNK, VIEWS
+from .systems import ASKED, FITTED, HEADS, LOSSES, SEARCHES, TRUNK, VIEWS
 from .systems.colours import KINDS
 
 # fields that name or place a run and do not change its result
-NOT_HASHED = {"profile", "method", "device", "compile", "capture"}
+NOT_HASHED = {"profile", "method", "device", "compile", "capture", "search"}
 
 
 class Part(BaseModel):
@@ -116,6 +116,8 @@ class Experiment(BaseModel):
 
     # evaluation
     validate_every: int = Field(1, ge=1)  # epochs between two validations; the last epoch always validates
+    search: Literal["", *SEARCHES, *FITTED] = ""  # a search other than by cosine, or a projection before it, of the
+    # same trained network: systems/__init__.py
     flip_test: bool = False  # add to each feature that of the mirrored image, as CAJ and DEEN do
     trials: int = Field(10, ge=1, le=10)  # random galleries of SYSU-MM01; a single one is never a result
     tested: Literal["test", "val"] = "test"  # who is searched after training. val: the validation people; no image

@@ -93,9 +93,11 @@ METHODS = {
     ),
     # Systems that S1 and S2 compare with (systems/); tables call those whose equations are ours "in the spirit of"
     "one_stream": method(TRIPLET, "s1", specific_stages=0),  # what SIM searches with
+    "sim": method(TRIPLET, "s1", specific_stages=0, search="sim"),
     "bdtr": method({"bidirectional_ranking": {"weight": 1.0, **COSINES}}, "s1"),  # Ye et al. 2018, at P x K
     "bdtr_k1": method({"bidirectional_ranking": {"weight": 1.0, **COSINES}}, "k1"),  # with one image a person, as there
     "tone": method({"contrastive": {"weight": 0.2, **COSINES}}, "s1"),  # whose features HCML's metric is learned on
+    "hcml": method({"contrastive": {"weight": 0.2, **COSINES}}, "s1", search="hcml"),
     "agw": method({"weighted_regularised_triplet": WRT}, "agw_wrt", modules={"non_local": {}}, specific_stages=1),
     "caj": method(
         {"weighted_regularised_triplet": WRT | {"squared": True}},

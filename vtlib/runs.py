@@ -77,8 +77,10 @@ class Run:
     def trials(self, protocol: str) -> pd.DataFrame:
         """The metrics of a protocol by its name, fractions: a row a trial on SYSU-MM01, else one row.
 
-        A search other than by cosine is made when it is first asked for, and kept.
+        A search other than by cosine is made when it is first asked for, and kept. An experiment that names one has
+        its numbers under every protocol.
         """
+        protocol = self.stamped(protocol)
         plain, by, _ = protocol.partition(" by ")
         if by and plain in self.metrics["protocols"] and protocol in protocols.EVERY:
             search, trials = protocols.named(protocol), len(self.metrics["protocols"][plain])
@@ -95,7 +97,7 @@ class Run:
         metrics, or for a protocol that the run lacks; FileNotFoundError where the data, with the permutations of
         official galleries, is not there.
         """
-        trials, search = self.trials(protocol), protocols.named(protocol)
+        trials, search = self.trials(protocol), protocols.named(protocol := self.stamped(protocol))
 
         def searched() -> pd.DataFrame:
             table = self.embedded(search).queries(search, len(trials))
@@ -127,10 +129,16 @@ class Run:
 
     def embedded(self, search: protocols.Search | None = None) -> protocols.Embedded:
         """The stored features, ready for one search, or for all searches."""
-        official, by = search is None or search.gallery == "official", search.by if search else ""
+        official, by = search is None or search.gallery == "official", search.by if search else self.experiment.search
         images = self.features | ({"features": self.projected(by)} if by in FITTED else {})
         permutations = permutations_of(self.experiment) if official else None
         return protocols.Embedded(searched_as(self.experiment), images, permutations, by=by)
+
+    def stamped(self, protocol: str) -> str:
+        """The name of a protocol with the search that the experiment names, if it names one."""
+        return (
+            f"{protocol} by {self.experiment.search}" if self.experiment.search and " by " not in protocol else protocol
+        )
 
     def projected(self, by: str) -> Tensor:
         """The features of the test images through a projection of systems.FITTED, learned on the training people."""

@@ -47,7 +47,7 @@ def as_trial(plain: Experiment, **fields) -> Experiment:
         half = {"steps_per_epoch": max(1, plain.steps_per_epoch // 2)}
     else:  # an epoch is one pass over the set: halve the epochs
         half = {"epochs": max(1, plain.epochs // 2)}
-    return plain.but(**half | fields | {"tested": "val", "train_on": "train"})
+    return plain.but(**half | fields | {"tested": "val", "train_on": "train", "search": ""})
 
 
 def weights(plain: Experiment, factor: float) -> dict[str, float]:

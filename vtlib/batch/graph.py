@@ -103,8 +103,8 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
     That is: FIRST, then the other items as the papers have them, those of one notebook together; a data set right
     before the first run on it, and a notebook right behind the last run that it shows.
 
-    Args: profile; targets: as plan(); absent: also runs whose data set is not there.
-    Raises: ValueError for an unknown profile or target, or a notebook that does not state its needs.
+    An item that a target names has its longer rows. Args: profile; targets: as plan(); absent: also runs whose data set
+    is not there. Raises: ValueError for an unknown profile or target, or a notebook that does not state its needs.
     """
     from .. import config
     from ..methods import METHODS
@@ -120,7 +120,8 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
     books = list(dict.fromkeys(items.ITEMS[key].notebook for key in (FIRST, *items.ITEMS)))
     keys = sorted(items.ITEMS, key=lambda key: books.index(items.ITEMS[key].notebook))
     by_name, runs_of = {}, {ALL_RUNS: []}  # jobs; and outputs of runs, by entry of a notebook's needs
-    for e in items.experiments(profile, keys, absent=absent):
+    longer = {key for key, item in items.ITEMS.items() if key in targets or item.notebook in targets}
+    for e in items.experiments(profile, keys, absent=absent, longer=longer):
         needs, output, parameters = [f"data/{e.data}.json"], f"runs/{e.run_id}/metrics.json", config.parameters(e)
         by_name.setdefault(e.data, {"rule": "data", "what": e.data, "output": needs[0], "needs": []})
         if e.weights == "synvt" and (file := weights(e.backbone)):
@@ -135,7 +136,8 @@ def jobs(profile: str, targets: list[str], *, absent: bool = False) -> dict[str,
         for entry in (ALL_RUNS, e.method):
             runs_of.setdefault(entry, []).append(output)
     for item in items.ITEMS:
-        runs_of[item] = [by_name[e.run_id]["output"] for e in items.experiments(profile, [item], absent=absent)]
+        needed = items.experiments(profile, [item], absent=absent, longer=longer)
+        runs_of[item] = [by_name[e.run_id]["output"] for e in needed]
     for name, path in notebooks.items():
         if name.startswith(LAST):
             needs = [f"notebooks/{other}.json" for other in notebooks if not other.startswith(LAST)]

@@ -17,6 +17,7 @@ from ..data import datasets
 from ..methods import METHODS, as_pooled
 from ..protocols import named
 from . import printed
+from .printed import KNOWS, SPIRIT
 
 MAIN_PROTOCOL = "sysu all 1-shot official"
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # the axis of S1 Figure 4; the paper's choice is 3
@@ -72,6 +73,20 @@ MEASURED = {
     "+Hc-Tri Loss": "hc_tri_loss",
     "+CML Loss": "cml_loss",
     "+Our Loss": "mc",
+    # systems that the papers compare with; S2 calls MSR DGD and XIV Xmodal
+    "HCML": "hcml",
+    "BDTR": "bdtr",
+    "MAC": "mac",
+    "CMSP": "cmsp",
+    "AGW": "agw",
+    "DFE": "dfe",
+    "XIV": "xiv",
+    "Xmodal": "xiv",
+    "DDAG": "ddag",
+    "HAT": "hat",
+    "DGD": "msr",
+    "CML": "cml",
+    "SIM": "sim",
     # rows of no paper
     UNTOUCHED: "identity",
     "AGW base": "agw_base",
@@ -84,6 +99,76 @@ MEASURED = {
     "parts (S2) + MC": "parts_mc",
     WEIGHTED: "cmdc_awl",
 }
+
+
+# What stands behind the name of a printed row wherever it is shown: whose equations are ours, what others do not know
+LABELS = dict.fromkeys(("MAC", "CMSP", "DFE", "DGD", "HAT", "CML"), SPIRIT) | {"SIM": KNOWS}
+# X.T3: row -> method. The base that all start from comes first
+SYSTEMS = {
+    "Baseline": "baseline",
+    "One stream": "one_stream",
+    f"SIM on one stream, {KNOWS}": "sim",
+    "TONE": "tone",
+    "HCML on TONE": "hcml",
+    "BDTR": "bdtr",
+    "BDTR, one image a person": "bdtr_k1",
+    f"HSME, {SPIRIT}": "hsme",
+    f"D-HSME, {SPIRIT}": "d_hsme",
+    f"MAC, {SPIRIT}": "mac",
+    f"MACE, {SPIRIT}": "mace",
+    f"MSR, {SPIRIT}": "msr",
+    f"CMSP, {SPIRIT}": "cmsp",
+    f"DFE, {SPIRIT}": "dfe",
+    f"CML, {SPIRIT}": "cml",
+    f"HAT, {SPIRIT}": "hat",
+    "AGW": "agw",
+    "CAJ": "caj",
+    "XIV": "xiv",
+    "DDAG": "ddag",
+    "DEEN": "deen",
+    "MMD-ReID": "margin_mmd",
+    "HC-Tri": "hc_tri",
+    "S1": "dpan_cmdc",
+    "S2": "parts_mc",
+}
+# X.T4: row -> method and fields. Each system without what its authors switch off, or with one of its two halves
+ABLATIONS = {
+    "AGW without non-local blocks": ("agw", {"modules": {}}),
+    "AGW with the anchor among its positives": (
+        "agw",
+        {"losses.weighted_regularised_triplet.include_anchor": True},
+    ),
+    "CAJ without the second view": ("caj", {"views": {}}),
+    "CAJ without any change of colours": ("caj", {"views": {}, "colours_thermal": "none"}),
+    "CAJ without squares": ("caj", {"losses.weighted_regularised_triplet.squared": False}),
+    "DDAG without the graph": ("ddag", {"losses.graph_attention.weight": 0.0}),
+    "DDAG without parts": ("ddag", {"modules": {}}),
+    "DEEN without centre-guided pairs": ("deen", {"losses.centre_pull_mining.weight": 0.0}),
+    "XIV without X across": ("xiv", {"losses.centre_triplet.weight": 0.0}),
+    "HAT without weights": ("hat", {"losses.tri_directional.weighting": False}),
+    "HAT without invariance": ("hat", {"losses.homogeneous_invariance.weight": 0.0}),
+    "MACE without collaboration": ("mace", {"losses.modality_classifiers.collaboration_weight": 0.0}),
+    "CMSP without gates": ("cmsp", {"modules": {}}),
+    "CMSP without preservation": ("cmsp", {"losses.similarity_preserving.preserve": False}),
+    "DFE without alignment": (
+        "dfe",
+        {"losses.distribution_alignment.weight": 0.0, "losses.correlation_alignment.weight": 0.0},
+    ),
+    "CML without mixed images": ("cml", {"views": {}}),
+    "CML without KL": ("cml", {"losses.modality_kl.weight": 0.0}),
+    "MSR without the constraint": ("msr", {"losses.euclidean_constraint.weight": 0.0}),
+    "SIM, the graph alone": ("sim", {"search": "sim-graph"}),
+    "SIM, mutual neighbours alone": ("sim", {"search": "sim-mutual"}),
+    "SIM with the constants of few images": ("sim", {"search": "sim-few"}),
+}
+# X.T5: what is changed in the training images -> fields
+AUGMENTATIONS = {
+    "exchange of channels": {"colours_visible": "exchange"},
+    "linear mix of channels": {"colours_visible": "linear"},
+    "grey": {"colours_visible": "grey", "colours_thermal": "grey"},
+    "erasing": {"erase": 0.5},
+}
+AUGMENTED = {"baseline": "baseline", "CMDC": "cmdc", "MC": "mc"}
 
 
 class Claim(NamedTuple):
@@ -128,17 +213,19 @@ class Item(NamedTuple):
     settings: dict[str, str] = _NONE  # group of columns -> its protocol; a figure of other numbers has none
     compared_to: dict[str, str] = _NONE  # row -> the row that its difference is taken to, in print and here
     claims: Sequence[Claim] = ()
+    longer: Callable[[str], dict[str, list[Experiment]]] | None = None  # as rows, where a call names the item
     printed: pd.DataFrame = printed.rows("")  # this and the next are filled in from printed.py, below ITEMS
     errors: Sequence[str] = ()  # what is wrong or unclear in print
 
-    def experiments(self, profile: str) -> dict[str, list[Experiment]]:
+    def experiments(self, profile: str, longer: bool = False) -> dict[str, list[Experiment]]:
         """The experiments of each row on the data sets that are at hand; a row without one is left out.
 
         So a person who has one of the two real sets can measure its part. If no set is at hand, all experiments are
         returned, and running them says what is missing.
         """
         sets = {name for name in DATA[profile].values() if is_at_hand(name)} or set(DATA[profile].values())
-        rows = {row: [e for e in group if e.data in sets] for row, group in self.rows(profile).items()}
+        every = (self.longer if longer and self.longer else self.rows)(profile)
+        rows = {row: [e for e in group if e.data in sets] for row, group in every.items()}
         return {row: group for row, group in rows.items() if group}
 
 
@@ -189,6 +276,19 @@ def s1_table_3(profile: str) -> dict[str, list[Experiment]]:
     return start | measured(*S1_TABLE_3, main=True)(profile) | as_recipe(profile, *S1_TABLE_3)
 
 
+def with_others(
+    rows: Callable[[str], dict[str, list[Experiment]]], table: str, layout: str
+) -> Callable[[str], dict[str, list[Experiment]]]:
+    """Item.rows of a comparison: rows of its own, then all other printed systems that run here, with one seed."""
+
+    def both(profile: str) -> dict[str, list[Experiment]]:
+        own = rows(profile)
+        names = [n for n in dict.fromkeys(printed.rows(table).row) if n in MEASURED and n not in own]
+        return own | {n: seeds(profile, MEASURED[n], layout) for n in names}
+
+    return both
+
+
 def s2_table_1(profile: str) -> dict[str, list[Experiment]]:
     """Item.rows of S2 Table 1, with two systems of the field that have no main verdict."""
     return measured("HC-TRI", "Ours", main=True)(profile) | measured("AGW base", "margin-MMD")(profile)
@@ -233,6 +333,36 @@ def places(profile: str) -> dict[str, list[Experiment]]:
     return rows
 
 
+def systems(numbers: Sequence[int] | None = None) -> Callable[[str], dict[str, list[Experiment]]]:
+    """Item.rows of X.T3. Args: numbers: the seeds, by default those of a row without a main verdict."""
+
+    def rows(profile: str) -> dict[str, list[Experiment]]:
+        found = {row: seeds(profile, method) for row, method in SYSTEMS.items()}
+        return {row: [e.but(seed=s) for s in numbers] if numbers else [e] for row, (e, *_) in found.items()}
+
+    return rows
+
+
+def ablations(profile: str) -> dict[str, list[Experiment]]:
+    """Item.rows of X.T4: each system whole and without one of its parts."""
+    whole = {name_of(method): seeds(profile, method)[:1] for method, _ in ABLATIONS.values()}
+    return whole | {row: seeds(profile, method, **changed)[:1] for row, (method, changed) in ABLATIONS.items()}
+
+
+def name_of(method: str) -> str:
+    """The row of SYSTEMS that a method measures."""
+    return next(row for row, other in SYSTEMS.items() if other == method)
+
+
+def augmentations(profile: str) -> dict[str, list[Experiment]]:
+    """Item.rows of X.T5: three methods plain and with each of AUGMENTATIONS."""
+    rows = {}
+    for name, method in AUGMENTED.items():
+        rows[name] = seeds(profile, method)[:1]
+        rows |= {f"{name}, {a}": seeds(profile, method, **f)[:1] for a, f in AUGMENTATIONS.items()}
+    return rows
+
+
 def claims_over(better: str, *others: str) -> list[Claim]:
     """Claims without a prediction that one row is ahead of each of the others."""
     return [Claim(better, other) for other in others]
@@ -256,7 +386,7 @@ _VALIDATION = "so it was on validation people"
 ITEMS = {
     "S1.T1": Item(
         title="S1 Table 1: comparison on SYSU-MM01, single-shot",
-        rows=measured("Baseline", "DPAN+CMDC", main=True),
+        rows=with_others(measured("Baseline", "DPAN+CMDC", main=True), "S1.T1", "sysu"),
         notebook="23_comparison",
         settings={mode: f"sysu {mode} 1-shot official" for mode in ("all", "indoor")},
         compared_to={"DPAN+CMDC": "Baseline"},
@@ -264,7 +394,7 @@ ITEMS = {
     ),
     "S1.T2": Item(
         title="S1 Table 2: comparison on RegDB, visible to thermal",
-        rows=measured("Baseline", "DPAN+CMDC", on="regdb"),
+        rows=with_others(measured("Baseline", "DPAN+CMDC", on="regdb"), "S1.T2", "regdb"),
         notebook="23_comparison",
         settings=REGDB,
         compared_to={"DPAN+CMDC": "Baseline"},
@@ -302,7 +432,7 @@ ITEMS = {
     ),
     "S2.T1": Item(
         title="S2 Table 1: comparison on SYSU-MM01, all-search, single and multi shot",
-        rows=s2_table_1,
+        rows=with_others(s2_table_1, "S2.T1", "sysu"),
         notebook="30_comparison",
         settings={"single": MAIN_PROTOCOL, "multi": "sysu all 10-shot official"},
         compared_to=dict.fromkeys(("Ours", "AGW base", "margin-MMD"), "HC-TRI"),
@@ -310,7 +440,7 @@ ITEMS = {
     ),
     "S2.T2": Item(
         title="S2 Table 2: comparison on RegDB, both directions",
-        rows=measured("HC-TRI", "Ours", on="regdb"),
+        rows=with_others(measured("HC-TRI", "Ours", on="regdb"), "S2.T2", "regdb"),
         notebook="30_comparison",
         settings=REGDB,
         compared_to={"Ours": "HC-TRI"},
@@ -413,6 +543,31 @@ ITEMS = {
             Claim(WEIGHTED, "two-stream + CMDC", (-2, 6), "soft bounds see more images than hard ones"),
         ],
     ),
+    "X.T3": Item(
+        title="Systems: everything that runs here, on one network, batch and schedule, SYSU-MM01 all-search",
+        rows=systems(),
+        longer=systems(THREE),
+        notebook="24_systems",
+        settings=ALL_SEARCH,
+        compared_to=dict.fromkeys([*SYSTEMS][1:], "Baseline")
+        | {f"SIM on one stream, {KNOWS}": "One stream", "HCML on TONE": "TONE"},
+    ),
+    "X.T4": Item(
+        title="Ablations: each system without one of its parts, SYSU-MM01 all-search",
+        rows=lambda profile: {r: g for r, g in ablations(profile).items() if g[0].method in ("one_stream", "sim")},
+        longer=ablations,
+        notebook="24_systems",
+        settings=ALL_SEARCH,
+        compared_to={row: name_of(method) for row, (method, _) in ABLATIONS.items()},
+    ),
+    "X.T5": Item(
+        title="Augmentation: three losses with changed training images, SYSU-MM01 all-search",
+        rows=lambda profile: {r: g for r, g in augmentations(profile).items() if r in AUGMENTED},
+        longer=augmentations,
+        notebook="24_systems",
+        settings=ALL_SEARCH,
+        compared_to={f"{name}, {a}": name for name in AUGMENTED for a in AUGMENTATIONS},
+    ),
     "X.T2": Item(
         title="Places: each loss behind the neck and on the pooled feature, SYSU-MM01 all-search",
         rows=places,
@@ -432,22 +587,26 @@ ITEMS = {
 ITEMS = {key: item._replace(printed=printed.rows(key), errors=printed.ERRORS[key]) for key, item in ITEMS.items()}
 
 
-def experiments(profile: str, items: Iterable[str], *, absent: bool = False) -> list[Experiment]:
+def experiments(
+    profile: str, items: Iterable[str], *, absent: bool = False, longer: Iterable[str] = ()
+) -> list[Experiment]:
     """Every experiment that some items need, each once.
 
-    Args: profile; items: their keys in ITEMS; absent: also experiments whose data set is not at hand.
+    Args: profile; items: their keys in ITEMS; absent: also experiments whose data set is not at hand; longer: the items
+        whose longer rows are meant.
     """
     by_id: dict[str, Experiment] = {}
     for item in items:
-        rows = ITEMS[item].rows(profile) if absent else ITEMS[item].experiments(profile)
+        rows = ITEMS[item].rows(profile) if absent else ITEMS[item].experiments(profile, item in longer)
         for e in (e for group in rows.values() for e in group):
-            by_id.setdefault(e.run_id, e)
+            by_id.setdefault(e.run_id, e.but(search=""))  # a search is made of the same run
     return list(by_id.values())
 
 
 def comparison(better: Experiment, over: Experiment, protocol: str) -> str:
     """The key of a comparison, equal in every table: two experiments without their seed and split, and a protocol."""
-    return f"{' over '.join(e.but(seed=0, split=1).run_id for e in (better, over))}, {protocol}"
+    names = (e.but(seed=0, split=1).run_id + (f" by {e.search}" if e.search else "") for e in (better, over))
+    return f"{' over '.join(names)}, {protocol}"
 
 
 @cache

@@ -11,7 +11,7 @@ import pandas as pd
 from ..common import results_root
 from ..runs import METRICS, Run, collect, load
 from . import compare
-from .items import ITEMS
+from .items import ITEMS, LABELS
 
 CLAIMED = ("rank1", "mAP")  # the metrics of a claim: the first decides (compare.RULE), both are shown
 NAMES = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10, 20)}  # of metrics, as a reader sees them
@@ -54,6 +54,15 @@ def finished(profile: str, item: str) -> Rows:
         folders = [root / e.run_id for e in group]
         rows[row] = [load(folder) for folder in folders if (folder / "metrics.json").is_file()]
     return rows
+
+
+def at_hand(profile: str, item: str) -> dict[str, list]:
+    """The experiments of a table's rows: its longer rows (items.Item.longer) where all their runs are finished."""
+    longer = ITEMS[item].experiments(profile, longer=True)
+    root = results_root() / profile / "runs"
+    if all((root / e.run_id / "metrics.json").is_file() for group in longer.values() for e in group):
+        return longer
+    return ITEMS[item].experiments(profile)
 
 
 MEASURED_COLUMNS = ["data", "profile", "protocol", "measured", "sd", "runs", "run_ids"]
@@ -103,7 +112,8 @@ def measured(group: list[Run], metric: str, protocol: str) -> dict:
     values, first = 100 * collect(group, protocol)[metric], group[0].experiment
     ids = " ".join(r.experiment.run_id for r in group)
     numbers = {"measured": values.mean(), "sd": values.std(ddof=1), "runs": len(group)}
-    return {"data": first.data, "profile": first.profile, "protocol": protocol, **numbers, "run_ids": ids}
+    stamp = group[0].stamped(protocol)
+    return {"data": first.data, "profile": first.profile, "protocol": stamp, **numbers, "run_ids": ids}
 
 
 def of_figure(frame: pd.DataFrame, runs: Rows) -> pd.DataFrame:
@@ -172,7 +182,9 @@ def in_words(table: pd.DataFrame, metrics: Iterable[str] = CLAIMED) -> pd.DataFr
         frames.append(pd.concat({name: frame.loc[:, (frame.fillna("") != "").any()]}, axis=1))
     frame = pd.concat(frames, axis=1).loc[list(dict.fromkeys(shown.row))].rename_axis(index=None)
     frame["difference to", "", ""] = shown.drop_duplicates("row").set_index("row").over.fillna("")
-    return frame.rename(columns=NAMES, level=2)
+    return frame.rename(columns=NAMES, level=2).rename(
+        index=lambda row: f"{row}, {LABELS[row]}" if row in LABELS else row
+    )
 
 
 def wide(table: pd.DataFrame, metrics: Iterable[str] = CLAIMED):
