@@ -165,7 +165,7 @@ METHODS = {
             "branch_orthogonality": {"weight": 0.01},
         },
         "deen",
-        modules={"diverse_expansion": {}, "branches": {}},
+        modules={"diverse_expansion": {}, "branches": {"place": "neck", "shared_neck": False}},
         pooling="avg",
         specific_stages=1,
         over_parts="mean",
@@ -204,6 +204,7 @@ _DEEN = _PLAIN | {
     **{"height": 384, "epochs": 150, "milestones": [20, 80], "identities_per_batch": 6, "images_per_identity": 4},
     **{"colours_visible": "grey", "colours_thermal": "grey", "erase": 0.5, "flip_test": True},
     **{f"losses.{name}.normalise": False for name in ("branch_triplet", "centre_pull_mining")},
+    **{"modules.branches.place": "pooled", "modules.branches.shared_neck": True},
 }
 _P32K1, _P8K1 = ({"identities_per_batch": p, "images_per_identity": 1} for p in (32, 8))
 

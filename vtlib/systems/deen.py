@@ -1,5 +1,7 @@
 """DEEN (Zhang and Wang 2023, CVPR): maps of two stages aggregated, and each image expanded to three embeddings."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,16 +82,23 @@ def diverse_expansion(stages: list[list[nn.Module]], *, dropout: float = 0.01) -
 
 
 class Branches(nn.Module):
-    """Head behind diverse_expansion(): pooling, BN neck and classifier, all shared by the three embeddings of an image.
+    """Head behind diverse_expansion(): pooling, BN neck and classifier for the three embeddings of an image.
 
-    The retrieval feature is the three, each at length 1, side by side; local (B, 3, D) are the three before the neck.
+    The retrieval feature is the three, each at length 1, side by side; local (B, 3, D) are the three.
+    Args: place: of local: before the neck, as in the paper, or behind it, where distances of a small network differ;
+        shared_neck: one neck for all three, as in public code. Embeddings differ more than persons do at first, so
+        that little of the variance behind a shared neck says who it is: a short training wants one for each.
     """
 
     fast = True
 
-    def __init__(self, channels: int, num_classes: int, pool: nn.Module):
+    def __init__(
+        self, channels: int, num_classes: int, pool: nn.Module, *, place: Literal["pooled", "neck"] = "pooled",
+        shared_neck: bool = True,
+    ):  # fmt: skip
         super().__init__()
-        self.pool, self.neck = pool, nn.BatchNorm1d(channels)
+        self.place, self.pool, self.shared = place, pool, shared_neck
+        self.neck = nn.BatchNorm1d(channels * (1 if shared_neck else 3))
         self.classifier = nn.Linear(channels, num_classes, bias=False)
         self.neck.bias.requires_grad_(False)
         nn.init.normal_(self.classifier.weight, std=0.001)
@@ -98,9 +107,18 @@ class Branches(nn.Module):
     def forward(self, maps: Tensor, modality: Tensor) -> Output:
         """maps (3 B, C, h, w) -> Output of B images with logits (B, 3, classes)."""
         pooled = at_least_single(self.pool(maps))
-        behind = self.neck(pooled)
+        if self.shared:
+            behind = self.neck(pooled)
+        else:
+            behind = self.neck(torch.cat(pooled.tensor_split(3), 1))
+            behind = torch.cat(behind.tensor_split(3, 1))
         local, features, logits = (
-            x.unflatten(0, (3, -1)).transpose(0, 1) for x in (pooled, F.normalize(behind), self.classifier(behind))
+            x.unflatten(0, (3, -1)).transpose(0, 1)
+            for x in (
+                behind if self.place == "neck" else pooled,
+                F.normalize(behind),
+                self.classifier(behind),
+            )
         )
         return Output((local.flatten(1),), (local,), features.flatten(1), logits)
 

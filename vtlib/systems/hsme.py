@@ -9,12 +9,13 @@ from ..model import Output
 
 
 class Sphere(nn.Module):
-    """Head: a linear embedding E of the pooled feature, and logits scale * cos(E f, W_c) (sphere softmax).
+    """Head: a linear embedding E of the pooled feature f, and logits scale * cos(E f, W_c) (sphere softmax).
 
     With `cycles` (D-HSME) the second half of a training is divided into as many cycles of restraint, in which E is
     decorrelated and then kept as it is, and relaxation, in which it learns; the last is a restraint.
     Source: summaries; sphere softmax: Fan et al. 2018, SphereReID; restraint and relaxation: Sun et al. 2017, SVDNet.
-    open: the width, the number of cycles, and when they begin.
+    open: a BN neck before E, without which all f of a small network point in nearly one direction; the width, the
+    number of cycles, and when they begin.
     """
 
     fast = True
@@ -31,6 +32,8 @@ class Sphere(nn.Module):
     ):
         super().__init__()
         self.pool, self.scale, self.cycles = pool, scale, cycles
+        self.neck = nn.BatchNorm1d(channels)
+        self.neck.bias.requires_grad_(False)
         self.embed = nn.Linear(channels, width, bias=False)
         self.classifier = nn.Linear(width, num_classes, bias=False)
         self.register_buffer("kept", torch.zeros(width, channels))  # E while it is restrained
@@ -39,7 +42,7 @@ class Sphere(nn.Module):
 
     def forward(self, maps: Tensor, modality: Tensor) -> Output:
         """maps (B, C, h, w) -> Output with features E f (B, width)."""
-        pooled = at_least_single(self.pool(maps))
+        pooled = self.neck(at_least_single(self.pool(maps)))
         embedded = pooled @ torch.where(self.restrained, self.kept, self.embed.weight).mT
         logits = self.scale * unit(embedded) @ unit(self.classifier.weight).mT
         return Output((embedded,), (None,), embedded, logits)
