@@ -242,7 +242,8 @@ def options_of(call: Callable) -> dict[str, inspect.Parameter]:
 def asked(call: Callable, needed: bool = False) -> set[str]:
     """What a loss asks the trainer for, besides its batch, of systems.ASKED; needed: leave out what it can lack."""
     parameters = inspect.signature(call.forward if isinstance(call, type) else call).parameters.values()
-    return {p.name for p in parameters if p.name in ASKED and not (needed and p.default is not p.empty)}
+    named = [p for p in parameters if p.name in ASKED and p.kind == p.KEYWORD_ONLY]
+    return {p.name for p in named if not needed or p.default is p.empty}
 
 
 def typed(call: Callable, options: dict[str, Any]) -> dict[str, Any]:

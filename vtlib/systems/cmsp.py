@@ -54,7 +54,7 @@ def similarity_preserving(
     own = to_device_of(modality, x)
     rows = torch.arange(n, device=x.device)
     lengths = sums.square().sum(2)  # (2, P)
-    dots = x @ sums.mT  # (2, N, P)
+    dots = (x @ sums.flatten(0, 1).mT).unflatten(1, (2, p)).transpose(0, 1)  # (2, N, P)
     if leave_out:
         mine = torch.zeros(2, n, p, dtype=torch.bool, device=x.device)
         mine[own, rows, index] = True
