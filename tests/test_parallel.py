@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from vtlib import device, model, objective, parallel, train
+from vtlib import config, device, model, objective, parallel, train
 from vtlib.config import experiment
 from vtlib.device import pick, world
 from vtlib.runs import Run
@@ -21,10 +21,23 @@ from vtlib.systems import LOSSES
 
 P, K = 4, 3
 # each: every loss of both papers at once, on the pooled feature and on part heads
-EVERY = {n: {"weight": 1.0} for n in LOSSES} | {"pml:ProxyAnchorLoss": {"weight": 1.0, "cross_modality": False}}
+ALONE = {
+    n for n in LOSSES if not config.asked(LOSSES[n], needed=True) and n != "graph_attention"
+}  # which drops at random
+EVERY = {n: {"weight": 1.0} for n in LOSSES if n in ALONE} | {
+    "pml:ProxyAnchorLoss": {"weight": 1.0, "cross_modality": False}
+}
 CASES = {
     "pooled": experiment("quick", "dpan", losses=EVERY, identities_per_batch=P, images_per_identity=K),
     "parts": experiment("quick", "parts_mc", losses=EVERY, identities_per_batch=P, images_per_identity=K),
+}
+NO_DROPOUT = {
+    "ddag": {"losses.graph_attention.dropout": 0.0},
+    "deen": {"modules.diverse_expansion.dropout": 0.0},
+}
+OF_SYSTEMS = {
+    name: experiment("quick", name, identities_per_batch=P, images_per_identity=K, **NO_DROPOUT.get(name, {}))
+    for name in ("agw", "caj", "ddag", "xiv", "hat", "mace", "msr", "cmsp", "dfe", "cml", "hsme", "deen")
 }
 
 
@@ -44,12 +57,20 @@ def one_step(made, sync_bn=True):
             torch.nn.init.constant_(module.alpha, 0.5)
     losses = objective.make_losses(made, net).double()
     parts = {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
+    if view := train.make_view(made):
+        parts["view"] = view.double()
     step = train.Step(made, parts, "cpu")
     images, labels, modality = batch(made)
     own, everyone = parallel.rows_of_process(len(labels), P)
     net.train()
-    terms = step(images[own], modality[own], labels[everyone], modality[everyone])
-    grads = {n: p.grad for part in (net, losses) for n, p in part.named_parameters() if p.grad is not None}
+    extra = ()
+    if view:
+        numbers = torch.rand(len(labels), view.numbers, generator=torch.Generator().manual_seed(1))
+        second = images[own][modality[own] == 0].flip(3) if view.own_crop else None
+        extra = (labels[own], numbers[own], second)
+    terms = step(images[own], modality[own], labels[everyone], modality[everyone], extra=extra)
+    learned = [net, losses, *([view] if view else [])]
+    grads = {n: p.grad for part in learned for n, p in part.named_parameters() if p.grad is not None}
     return terms, grads, net.state_dict()
 
 
@@ -58,6 +79,7 @@ def worker(rank, port, cases, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with parallel.joined("cpu"):
         found = {(name, sync): one_step(made, sync) for name, made in cases.items() for sync in (True, False)}
+        found |= {(name, True): one_step(made) for name, made in OF_SYSTEMS.items()}
         assert parallel.from_first(lambda: rank) == 0
         order = []
         parallel.first_then_others(lambda: order.append(time.monotonic()))
@@ -84,10 +106,10 @@ def close(got, wanted, name=""):
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-8 * scale, msg=lambda text: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *OF_SYSTEMS])
 def test_two_processes_have_losses_and_gradients_of_one_with_the_same_batch(two, case):
-    terms, grads, state = one_step(CASES[case])
-    assert len(grads) > 30 and (terms[:-1] > 0).sum() >= 9
+    terms, grads, state = one_step((CASES | OF_SYSTEMS)[case])
+    assert len(grads) > 30 and (terms[:-1] > 0).sum() >= (9 if case in CASES else 2)
     for found in two:
         close(found[case, True][0], terms, "losses")
         assert found[case, True][1].keys() == grads.keys()
