@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from tests.speed.operators import for_view
 from vtlib import config, device, model, objective, parallel, train
 from vtlib.config import experiment
 from vtlib.device import pick, world
@@ -63,11 +64,10 @@ def one_step(made, sync_bn=True):
     images, labels, modality = batch(made)
     own, everyone = parallel.rows_of_process(len(labels), P)
     net.train()
-    extra = ()
-    if view:
-        numbers = torch.rand(len(labels), view.numbers, generator=torch.Generator().manual_seed(1))
-        second = images[own][modality[own] == 0].flip(3) if view.own_crop else None
-        extra = (labels[own], numbers[own], second)
+    extra = for_view(view, images, labels, modality)
+    if extra:
+        labels_of, numbers, second = extra
+        extra = labels_of[own], numbers[own], None if second is None else second[own[: len(own) // 2]]
     terms = step(images[own], modality[own], labels[everyone], modality[everyone], extra=extra)
     learned = [net, losses, *([view] if view else [])]
     grads = {n: p.grad for part in learned for n, p in part.named_parameters() if p.grad is not None}

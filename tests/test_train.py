@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.speed.operators import for_view
 from vtlib import objective, runs, train
 from vtlib.config import experiment
 from vtlib.data.batches import draw
 from vtlib.methods import METHODS
 from vtlib.systems import LOSSES
+from vtlib.systems.colours import NUMBERS
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +216,20 @@ def test_a_step_never_waits_for_the_device(method, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())  # it does not know the meta device
     made = experiment("quick", method, erase=0.5)
     p, k = made.identities_per_batch, made.images_per_identity
-    net = train.make_net(made, 5).to("meta")
+    net = train.make_net(made, p).to("meta")
     losses = objective.make_losses(made, net).to("meta")
-    step = train.Step(made.but(precision="float32"), make_parts(made, net, losses), "meta")
+    view = train.make_view(made)
+    parts = make_parts(made, net, losses) | ({"view": view.to("meta")} if view else {})
+    step = train.Step(made.but(precision="float32"), parts, "meta")
     pixels = torch.zeros(2 * p * k, 3, made.height, made.width, dtype=torch.uint8, device="meta")
     labels, modality = torch.arange(p).repeat_interleave(k).repeat(2), torch.arange(2).repeat_interleave(p * k)
     try:
         for _ in range(2):  # constants are made in the first
             with Waits() if _ else nullcontext():
                 numbers = draw(len(labels), torch.Generator().manual_seed(0))
-                batch = train.augmented(made, pixels, numbers)
-                assert step(batch, modality, labels, modality).shape == (len(made.losses) + 1,)
+                batch = train.augmented(made, pixels, numbers, modality, torch.rand(len(labels), NUMBERS))
+                extra = for_view(view, batch, labels, modality)
+                assert step(batch, modality, labels, modality, extra=extra).shape == (len(made.losses) + 1,)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         repair = (
             "make masks of labels and modality on the CPU, and send them over with losses.to_device_of(mask, features)"

@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,6 +68,7 @@ def launches(made: Experiment, classes: int = 50) -> dict[str, Counter]:
     net = train.make_net(made, classes).to("meta").train()
     losses = objective.make_losses(made, net).to("meta")
     parts = {"net": net, "losses": losses, "optimizer": train.make_optimizer(made, net, losses)}
+    parts |= {"view": view.to("meta")} if (view := train.make_view(made)) else {}
     labels, modality = torch.arange(p).repeat_interleave(k).repeat(2), torch.arange(2).repeat_interleave(p * k)
     images = torch.zeros(len(labels), 3, made.height, made.width, device="meta")
     mode, trunk = Counted(), set()
@@ -82,7 +84,8 @@ def launches(made: Experiment, classes: int = 50) -> dict[str, Counter]:
 
     with mock.patch.object(torch, "autocast", lambda *a, **k: nullcontext()):
         step = train.Step(made, parts, "meta")
-        step(images, modality, labels, modality)  # makes what is made once: constants
+        extra = for_view(view, images, labels, modality)
+        step(images, modality, labels, modality, extra=extra)  # makes what is made once: constants
         net.register_forward_pre_hook(lambda *a: mode.turn_to("network"))
         net.shared.register_forward_hook(maps_are_there)
         net.register_forward_hook(output_is_there)
@@ -91,8 +94,17 @@ def launches(made: Experiment, classes: int = 50) -> dict[str, Counter]:
             mock.patch.object(torch.nn.utils, "get_total_norm", total),
             mode,
         ):
-            step(images, modality, labels, modality)
+            step(images, modality, labels, modality, extra=extra)
     return mode.launched | {"update": launches_of_update(made)}
+
+
+def for_view(view: Module | None, images: Tensor, labels: Tensor, modality: Tensor) -> tuple:
+    """What train.Step takes as `extra` for a view, for a batch whose visible images come first."""
+    if view is None:
+        return ()
+    numbers = torch.rand(len(labels), view.numbers, generator=torch.Generator().manual_seed(1))
+    visible = images[: int((modality == 0).sum())]
+    return labels, numbers, visible.flip(3) if view.own_crop else None
 
 
 def total(gradients: list[Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ class Grey(nn.Module):
         self, images: Tensor, labels: Tensor, modality: Tensor, numbers: Tensor, second: None
     ) -> tuple[Tensor, Tensor]:
         """images (b, 3, H, W), modality (b,) -> the same and behind them a grey copy of each visible one."""
-        visible = images[g.to_device_of(modality == 0, images)]
+        visible = images[g.to_device_of((modality == 0).nonzero()[:, 0], images)]
         with torch.autocast(images.device.type, enabled=False):
             copies = F.conv2d(at_least_single(visible), self.mix, self.shift)
         return torch.cat([images, copies.to(images.dtype)]), torch.cat([modality, modality[modality == 0]])

@@ -28,7 +28,7 @@ class XModality(nn.Module):
         self, images: Tensor, labels: Tensor, modality: Tensor, numbers: Tensor, second: None
     ) -> tuple[Tensor, Tensor]:
         """images (b, 3, H, W), modality (b,) -> the same and behind them an X for each visible one, in its stream."""
-        visible = images[g.to_device_of(modality == 0, images)]
+        visible = images[g.to_device_of((modality == 0).nonzero()[:, 0], images)]
         made = self.spread(F.relu(self.mix(visible)))
         return torch.cat([images, made.to(images.dtype)]), torch.cat([modality, modality[modality == 0]])
 
