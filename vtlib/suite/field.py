@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from . import plots
 from .tables import Rows
@@ -48,13 +49,17 @@ def spearman(values: pd.DataFrame) -> tuple[float, float, float]:
     Systems are drawn with replacement; draws in which all values of a column are equal are left out.
     """
     x = values[["printed", "measured"]].to_numpy(float)
-    g, found = np.random.default_rng(0), []
-    for rows in g.integers(0, len(x), (DRAWS, len(x))):
-        a, b = pd.DataFrame(x[rows]).rank().to_numpy().T
-        if a.std() and b.std():
-            found.append(np.corrcoef(a, b)[0, 1])
-    rho = np.corrcoef(*pd.DataFrame(x).rank().to_numpy().T)[0, 1]
-    return float(rho), *(float(q) for q in np.quantile(found, [0.025, 0.975]))
+    rows = np.random.default_rng(0).integers(0, len(x), (DRAWS, len(x)))
+    drawn = correlation(rankdata(x[rows], axis=1))
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+    return float(correlation(rankdata(x, axis=0)[None])[0]), float(low), float(high)
+
+
+def correlation(pairs: np.ndarray) -> np.ndarray:
+    """Pearson's correlation (d,) of the two columns of each of d tables (d, n, 2); NaN where a column is constant."""
+    a, b = np.moveaxis(pairs - pairs.mean(1, keepdims=True), 2, 0)
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
 
 
 def order(values: pd.DataFrame, title: str) -> Figure:

@@ -43,8 +43,9 @@ class ModalityMix(nn.Module):
         if self.add:
             visible = modality == 0
             stream = torch.where(lam >= 0.5, 0, 1)[visible]
-            return torch.cat([images, mixed[to_device_of(visible.nonzero()[:, 0], images)]]), torch.cat([modality,
-            stream])
+            return torch.cat([images, mixed[to_device_of(visible.nonzero()[:, 0], images)]]), torch.cat(
+                [modality, stream]
+            )
         replaced = to_device_of(numbers[:, 1] < 0.5, images)
         return torch.where(replaced[:, None, None, None], mixed, images), modality
 
