@@ -11,7 +11,7 @@ common      folders of data and results, paths, the sentence for an unknown name
 Experiments, training and results:
 config      Experiment: every number that changes a result; profiles; the run id
 methods     the named systems of the papers, as data
-systems/    what single systems need beyond the heart: losses of their own
+systems/    what single systems need beyond the heart: losses, heads, changes of the trunk, views, searches
 objective   the losses of an experiment: what each term reads, and its value
 train       fit(): the only place with backward()
 capture     a training step as one CUDA graph

@@ -157,7 +157,7 @@ ERRORS = {
         "A figure without numbers. It does not say which identities are the validation ones; RegDB has none of its own."
     ],
     "S2.T1": [
-        "SIM: a pre-release of its code says rank-1 56.93 and mAP 60.88, the same two in the other order, for ten shots.",
+        "SIM: a pre-release of its code has rank-1 56.93, mAP 60.88: the same two in the other order, for ten shots.",
         "SIM appeared at IJCAI20, not CVPR20. DGD, PIG and Xmodal are called MSR, JSIA and XIV elsewhere.",
         "cmSSFT is the only method whose multi-shot mAP lies above its single-shot one; 59.1 is above Ours, 51.48.",
         "The text gives SYSU-MM01 287,628 visible images, frames of videos included; those for training are right.",

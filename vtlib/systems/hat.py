@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..losses import geometry as g
 from ..losses.contract import WEIGHT, at_least_single, loss
 from .colours import grey
-from .groups import share
+from .groups import furthest_and_nearest, share
 from .xiv import views
 
 
@@ -59,13 +59,9 @@ def tri_directional(
     Returns: () in the unit of d. Raises: ValueError naming an identity that lacks one of the three, or is alone.
     """
     view = views(modality, source)
-    dist, same = g.pairwise_distance(features, features), labels[:, None] == labels
-    positive = same & (view == (view[:, None] + 1) % 3)
-    negative = ~same & (view == (view[:, None] + 2) % 3)
-    if (lacking := ~(positive.any(1) & negative.any(1))).any():
-        raise ValueError(f"identity {labels[lacking][0].item()} lacks a visible, thermal or grey image, or is alone")
-    near = dist.masked_fill(g.to_device_of(~positive, dist), -torch.inf).amax(1)
-    far = dist.masked_fill(g.to_device_of(~negative, dist), torch.inf).amin(1)
-    hinge, each = F.relu(margin + near - far), share(view, dist)
+    same = labels[:, None] == labels
+    after = (view - view[:, None]) % 3  # 1: of the next of the three modalities, 2: of the one behind it
+    near, far = furthest_and_nearest(features, same & (after == 1), ~same & (after == 2), labels)
+    hinge, each = F.relu(margin + near - far), share(view, features)
     weight = 3 * hinge.detach().softmax(0) if weighting else each
     return (weight * hinge).sum() + regulariser * (each * near).sum()

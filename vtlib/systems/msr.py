@@ -1,13 +1,12 @@
 """MSR (Feng, Lai and Xie 2019, TIP), in the spirit of: a network for each modality, and what ties the two together."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import geometry as g
 from ..losses.contract import at_least_single, loss
 from ..model import Output
-from .groups import share
+from .groups import triplet_within
 
 
 class ModalityHeads(nn.Module):
@@ -67,11 +66,4 @@ def within_modality_triplet(features: Tensor, labels: Tensor, modality: Tensor, 
     Args: features, labels, modality: a batch, not normalised; margin: in the unit of d.
     Returns: () in the unit of d. Raises: ValueError naming an identity that has one image in a modality, or is alone.
     """
-    dist = g.pairwise_distance(features, features)
-    same, inside = labels[:, None] == labels, modality[:, None] == modality
-    positive, negative = same & inside & ~torch.eye(len(labels), dtype=torch.bool), ~same & inside
-    if (lonely := ~(positive.any(1) & negative.any(1))).any():
-        raise ValueError(f"identity {labels[lonely][0].item()} has one image in a modality, or is alone in it")
-    near = dist.masked_fill(g.to_device_of(~positive, dist), -torch.inf).amax(1)
-    far = dist.masked_fill(g.to_device_of(~negative, dist), torch.inf).amin(1)
-    return (F.relu(margin + near - far) * share(modality, dist)).sum()
+    return triplet_within(features, labels, modality, margin)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..losses import geometry as g
 from ..losses.contract import loss
-from .groups import share
+from .groups import triplet_within
 
 
 class XModality(nn.Module):
@@ -70,14 +70,4 @@ def within_view_triplet(
     """Batch-hard triplet loss inside the visible, the thermal and the view's images, each for itself; their sum.
     Args, Returns: as centre_triplet(). Raises: ValueError naming an identity that has one image in a view or is alone.
     """
-    view = views(modality, source)
-    dist = g.pairwise_distance(features, features)
-    same, inside = labels[:, None] == labels, view[:, None] == view
-    positive, negative = same & inside & ~torch.eye(len(labels), dtype=torch.bool), ~same & inside
-    if (lonely := ~(positive.any(1) & negative.any(1))).any():
-        raise ValueError(
-            f"identity {labels[lonely][0].item()} has one image of a kind, or is alone: a triplet needs two"
-        )
-    near = dist.masked_fill(g.to_device_of(~positive, dist), -torch.inf).amax(1)
-    far = dist.masked_fill(g.to_device_of(~negative, dist), torch.inf).amin(1)
-    return (F.relu(margin + near - far) * share(view, dist)).sum()
+    return triplet_within(features, labels, views(modality, source), margin)
