@@ -36,7 +36,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     Args: history: Run.history, a row an epoch.
     """
     other = {"epoch", "lr", "loss", "grad_norm", "images_per_second", "seconds"}
-    terms = [c for c in history if c not in other and not c.startswith("val_") and "." not in c]
+    terms = [c for c in history if c not in other and not c.startswith(("val_", "weight_")) and "." not in c]
     validation = [c for c in ("val_rank1", "val_mAP") if c in history]
     fig, ((left, second, third, right),) = figure(1, 4, width=2.9, height=2.6)
     for ax, columns, title in (
@@ -361,34 +361,18 @@ def cameras(pixels: np.ndarray, rows: pd.DataFrame) -> Figure:
     Args: pixels: (n, 3, H, W) uint8; rows: columns cam, pid and modality, a line for each image.
     """
     people = sorted(rows.pid.unique())
-    places = rows[["modality", "cam"]].drop_duplicates().sort_values(["modality", "cam"])
-    places = list(places.itertuples(index=False, name=None))
-    shape = (0.8, 0.8 * pixels.shape[2] / pixels.shape[3])
-    fig, axes = figure(len(places), len(people), width=shape[0], height=shape[1])
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-    for image, row in zip(pixels, rows.itertuples(), strict=True):
-        axes[places.index((row.modality, row.cam)), people.index(row.pid)].imshow(image.transpose(1, 2, 0))
-    for ax, person in zip(axes[0], people, strict=True):
-        ax.set_title(f"person {person}", fontsize=7)
-    for ax, (modality, cam) in zip(axes[:, 0], places, strict=True):
-        ax.set_ylabel(f"{('visible', 'thermal')[modality]}\ncamera {cam}", fontsize=7)
-    return fig
+    cams = rows[["modality", "cam"]].drop_duplicates().sort_values(["modality", "cam"])
+    cams = list(cams.itertuples(index=False, name=None))
+    places = [(cams.index((row.modality, row.cam)), people.index(row.pid)) for row in rows.itertuples()]
+    above = {(0, column): f"person {person}" for column, person in enumerate(people)}
+    left = [f"{('visible', 'thermal')[modality]}\ncamera {cam}" for modality, cam in cams]
+    return board(pixels, places, above, left)
 
 
 def sheet(pixels: np.ndarray, columns: int, titles: list[str] | None = None) -> Figure:
     """Images side by side. Args: pixels: (n, 3, H, W) uint8; columns: images in a row; titles: of each, or none."""
-    rows = -(-len(pixels) // columns)
-    height = 1.1 * pixels.shape[2] / pixels.shape[3] + (0.25 if titles else 0)
-    fig, axes = figure(rows, columns, width=1.1, height=height)
-    for i, ax in enumerate(axes.flat):
-        ax.axis("off")
-        if i < len(pixels):
-            ax.imshow(pixels[i].transpose(1, 2, 0))
-            ax.set_title(titles[i] if titles else "", fontsize=7)
-    return fig
+    places = [divmod(i, columns) for i in range(len(pixels))]
+    return board(pixels, places, dict(zip(places, titles, strict=True)) if titles else {}, width=1.1)
 
 
 def retrievals(
@@ -400,18 +384,49 @@ def retrievals(
         right: (n, k) bool, whether it is the query's person; names: (n,) titles of the queries.
     """
     n, k = found.shape
-    fig, axes = figure(n, k + 1, width=0.85, height=0.85 * pixels.shape[2] / pixels.shape[3] + 0.15)
-    for i in range(n):
-        axes[i, 0].imshow(pixels[queries[i]].transpose(1, 2, 0))
-        axes[i, 0].set_title(names[i], fontsize=7)
-        for j in range(k):
-            if found[i, j] >= 0:
-                axes[i, j + 1].imshow(pixels[found[i, j]].transpose(1, 2, 0))
-            for spine in axes[i, j + 1].spines.values():
-                spine.set(visible=True, color=RIGHT if right[i, j] else WRONG, linewidth=2.5)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
+    places = [(i, 0) for i in range(n)] + [(i, j + 1) for i in range(n) for j in range(k) if found[i, j] >= 0]
+    shown = pixels[[*queries, *(f for f in found.ravel() if f >= 0)]]
+    frames = {(i, j + 1): RIGHT if right[i, j] else WRONG for i in range(n) for j in range(k)}
+    return board(shown, places, {(i, 0): name for i, name in enumerate(names)}, frames=frames)
+
+
+def board(
+    pixels: np.ndarray, places: list[tuple[int, int]], above: dict[tuple[int, int], str], left: list[str] = (),
+    frames: dict[tuple[int, int], str] | None = None, width: float = 0.85,
+) -> Figure:  # fmt: skip
+    """Images on a grid, drawn as one picture: an axes for each would take a second for fifty of them.
+
+    Args: pixels: (n, 3, H, W) uint8; places: (row, column) of each; above: text above a place; left: text beside each
+        row; frames: colour of the frame of a place; width: of a column, in inches.
+    """
+    frames, (h, w) = frames or {}, pixels.shape[2:]
+    thick = max(1, w // 24)
+    rows, columns = (1 + max(p[axis] for p in [*places, *frames]) for axis in (0, 1))
+    titled = {row for row, _ in above}
+    high, wide = [h + 4 * thick + (h // 6 if row in titled else 0) for row in range(rows)], w + 4 * thick
+    bottom = np.cumsum(high)
+    canvas = np.full((bottom[-1], columns * wide, 3), 255, np.uint8)
+
+    def corner(place: tuple[int, int]) -> tuple[int, int]:
+        return int(bottom[place[0]]) - h - 2 * thick, place[1] * wide + 2 * thick
+
+    for place, colour in frames.items():
+        y, x = corner(place)
+        canvas[y - thick : y + h + thick, x - thick : x + w + thick] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        canvas[y : y + h, x : x + w] = 255
+    for image, place in zip(pixels, places, strict=True):
+        y, x = corner(place)
+        canvas[y : y + h, x : x + w] = image.transpose(1, 2, 0)
+    fig, axes = figure(width=width * columns, height=width * bottom[-1] / wide)
+    ax = axes[0, 0]
+    ax.imshow(canvas)
+    for place, text in above.items():
+        y, x = corner(place)
+        ax.text(x - thick, y - 2 * thick, text, fontsize=7, va="bottom")
+    ax.set(xticks=[], yticks=bottom[: len(left)] - h / 2, yticklabels=left)
+    ax.tick_params(length=0, labelsize=7)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
     return fig
 
 
