@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtlib.suite import items, tables, verdicts
+from vtlib.suite import field, items, tables, verdicts
 
 HERE, README = Path(__file__).parent / "measured", Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured by the suite: tests/measured/readme.md -->\n", "<!-- end of what is measured -->"
@@ -56,6 +56,8 @@ def quoted(place: str) -> str:
     word | item | claim | setting          rank-1: the verdict, and the size beside it
     count | word                           comparisons with this verdict, of both papers
     counted                                all verdicts with their counts
+    systems                                the rows of a table of X.T3, the highest rank-1 first
+    rho | setting                          Spearman's rank correlation of X.T3 with what is printed under a setting
     """
     kind, *parts = [part.strip() for part in place.split("|")]
     if kind == "level":
@@ -67,6 +69,8 @@ def quoted(place: str) -> str:
         return "the same" if rows[0] is None else " / ".join(f"{value:.1f}" for value in rows)
     if kind == "mean":
         return f"{levels().loc[tuple(parts)].measured:.1f}"
+    if kind in ("systems", "rho"):
+        return systems() if kind == "systems" else rho(parts[0])
     found = claims()
     if kind in ("gain", "word"):
         item, claim, setting = parts
@@ -81,6 +85,28 @@ def quoted(place: str) -> str:
     if kind == "count":
         return str((verdicts.once(papers_alone).verdict == parts[0]).sum())
     raise ValueError(f"readme.md has a place of unknown kind {place!r}")
+
+
+def systems() -> str:
+    """A line for each system: its name, rank-1 / mAP measured, rank-1 printed on SYSU-MM01."""
+    kept = levels().loc["X.T3"].xs("all", level="setting")
+    printed = items.ITEMS["X.T3"].printed.set_index(["row", "setting"]).printed
+    lines = []
+    for row in kept.xs("rank1", level="metric").measured.sort_values(ascending=False).index:
+        values = " / ".join(tables.spread(*kept.loc[row, metric][["measured", "sd"]]) for metric in tables.CLAIMED)
+        own = printed.get((row, "all"))
+        lines.append(f"| {row} | {values} | {'' if own is None else f'{own:.2f}'} |")
+    return "\n".join(lines)
+
+
+def rho(setting: str) -> str:
+    """Spearman's rho of measured and printed rank-1 with its interval over systems, and their number."""
+    kept = levels().loc["X.T3"].xs(("all", "rank1"), level=("setting", "metric")).measured
+    printed = items.ITEMS["X.T3"].printed
+    own = printed[printed.setting == setting].set_index("row").printed
+    values = pd.DataFrame({"printed": own, "measured": kept}).dropna()
+    value, low, high = field.spearman(values)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] over {len(values)} systems"
 
 
 def filled(name: str) -> str:

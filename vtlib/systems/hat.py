@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import geometry as g
-from ..losses.contract import WEIGHT, at_least_single, loss
+from ..losses.contract import WEIGHT, at_least_single, loss, no_autocast
 from .colours import grey
 from .groups import furthest_and_nearest, share
 from .xiv import views
@@ -27,7 +27,7 @@ class Grey(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """images (b, 3, H, W), modality (b,) -> the same and behind them a grey copy of each visible one."""
         visible = images[g.to_device_of((modality == 0).nonzero()[:, 0], images)]
-        with torch.autocast(images.device.type, enabled=False):
+        with no_autocast(images.device.type):
             copies = F.conv2d(at_least_single(visible), self.mix, self.shift)
         return torch.cat([images, copies.to(images.dtype)]), torch.cat([modality, modality[modality == 0]])
 
