@@ -101,7 +101,7 @@ def systems() -> str:
 
 def rho(setting: str) -> str:
     """Spearman's rho of measured and printed rank-1 with its interval over systems, and their number."""
-    kept = levels().loc["X.T3"].xs(("all", "rank1"), level=("setting", "metric")).measured
+    kept = levels().loc["X.T3"].xs((setting, "rank1"), level=("setting", "metric")).measured
     printed = items.ITEMS["X.T3"].printed
     own = printed[printed.setting == setting].set_index("row").printed
     values = pd.DataFrame({"printed": own, "measured": kept}).dropna()

@@ -30,15 +30,13 @@ def costs(runs: Rows) -> pd.DataFrame:
     return pd.DataFrame(rows).T.infer_objects()
 
 
-def ranks(table: pd.DataFrame, measured: str = "all", printed: str = "all") -> pd.DataFrame:
+def ranks(table: pd.DataFrame, setting: str = "all") -> pd.DataFrame:
     """Systems with a printed and a measured rank-1: columns printed and measured (percent), their ranks, 1 the best.
 
-    Args: table: tables.table() of X.T3; measured, printed: settings.
+    Args: table: tables.table() of X.T3; setting: the layout, "all" of SYSU-MM01 or "v2t" of RegDB.
     """
-    part = table[table.metric == "rank1"]
-    values = part[part.setting == printed].set_index("row").printed.to_frame()
-    values["measured"] = part[part.setting == measured].set_index("row").measured
-    values = values.dropna()
+    part = table[(table.metric == "rank1") & (table.setting == setting)]
+    values = part.set_index("row")[["printed", "measured"]].dropna()
     order = values.rank(ascending=False).add_suffix(" rank")
     return values.join(order).assign(moved=order["printed rank"] - order["measured rank"])
 

@@ -333,13 +333,16 @@ def places(profile: str) -> dict[str, list[Experiment]]:
     return rows
 
 
-def systems(numbers: Sequence[int] | None = None) -> Callable[[str], dict[str, list[Experiment]]]:
-    """Item.rows of X.T3. Args: numbers: the seeds, by default those of a row without a main verdict."""
+def systems(profile: str) -> dict[str, list[Experiment]]:
+    """Item.rows of X.T3: each system on the SYSU layout, with the seeds of a row that has no main verdict."""
+    return {row: seeds(profile, method) for row, method in SYSTEMS.items()}
 
-    def rows(profile: str) -> dict[str, list[Experiment]]:
-        found = {row: seeds(profile, method) for row, method in SYSTEMS.items()}
-        return {row: [e.but(seed=s) for s in numbers] if numbers else [e] for row, (e, *_) in found.items()}
 
+def systems_longer(profile: str) -> dict[str, list[Experiment]]:
+    """Item.longer of X.T3: three seeds of each system on the SYSU layout, and one on the RegDB layout."""
+    rows = {}
+    for row, method in SYSTEMS.items():
+        rows[row] = [seeds(profile, method)[0].but(seed=s) for s in THREE] + seeds(profile, method, "regdb")[:1]
     return rows
 
 
@@ -545,10 +548,10 @@ ITEMS = {
     ),
     "X.T3": Item(
         title="Systems: everything that runs here, on one network, batch and schedule, SYSU-MM01 all-search",
-        rows=systems(),
-        longer=systems(THREE),
+        rows=systems,
+        longer=systems_longer,
         notebook="24_systems",
-        settings=ALL_SEARCH,
+        settings=ALL_SEARCH | {"v2t": "regdb v2t"},
         compared_to=dict.fromkeys([*SYSTEMS][1:], "Baseline")
         | {f"SIM on one stream, {KNOWS}": "One stream", "HCML on TONE": "TONE"},
     ),
