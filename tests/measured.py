@@ -4,7 +4,8 @@ measured/ holds the numbers of a finished `./run_all.sh` as small tables, and tw
 readme.md is the part of README.md that is measured, results.md becomes measured/README.md. After a new measurement,
 from the folder of the project:
 
-    .venv/bin/python tests/measured.py results/cpu     # keeps its numbers, and writes them into both pages
+    .venv/bin/python tests/measured.py results/cpu           # keeps its numbers, and writes them into both pages
+    .venv/bin/python tests/measured.py results/cpu systems   # those of ./run_all.sh 24_systems alone
 """
 
 import re
@@ -23,14 +24,30 @@ CLAIMS = ["item", "claim", "setting", "metric", "printed", "gain", "low", "high"
 CLAIMS += ["comparison"]
 
 
-def keep(results: Path) -> None:
-    """Put the numbers of a finished suite into measured/."""
+OF_SYSTEMS = ("X.T3", "X.T4", "X.T5")  # tables of 24_systems, which takes a call of its own
+DIFFERENCE = ["over", "difference", "difference_low", "difference_high"]
+
+
+def kept(results: Path, keys, columns: list[str]) -> pd.DataFrame:
+    """The measured numbers of some tables of a finished suite."""
     levels = []
-    for item in items.ITEMS:
+    for item in keys:
         made = pd.read_csv(results / "report" / f"{item}.csv")
         if "setting" in made:
-            levels.append(made[made.measured.notna() & made.metric.isin(tables.CLAIMED)].assign(item=item)[LEVELS])
-    pd.concat(levels).to_csv(HERE / "levels.csv", index=False, float_format="%.2f")
+            levels.append(made[made.measured.notna() & made.metric.isin(tables.CLAIMED)].assign(item=item)[columns])
+    return pd.concat(levels)
+
+
+def keep_systems(results: Path) -> None:
+    """Put the numbers of 24_systems into measured/systems.csv."""
+    made = kept(results, OF_SYSTEMS, LEVELS + DIFFERENCE)
+    made.to_csv(HERE / "systems.csv", index=False, float_format="%.2f")
+
+
+def keep(results: Path) -> None:
+    """Put the numbers of a finished suite into measured/."""
+    levels = kept(results, [item for item in items.ITEMS if item not in OF_SYSTEMS], LEVELS)
+    levels.to_csv(HERE / "levels.csv", index=False, float_format="%.2f")
     pd.read_csv(results / "report" / "claims.csv")[CLAIMS].to_csv(HERE / "claims.csv", index=False, float_format="%.3f")
     cues = pd.read_csv(results / "report" / "cues.csv")
     cues[["cue", "search", "rank1", "mAP"]].to_csv(HERE / "cues.csv", index=False, float_format="%.1f")
@@ -87,13 +104,17 @@ def quoted(place: str) -> str:
     raise ValueError(f"readme.md has a place of unknown kind {place!r}")
 
 
+def of_systems() -> pd.DataFrame:
+    return pd.read_csv(HERE / "systems.csv").set_index(KEYS).loc["X.T3"]
+
+
 def systems() -> str:
     """A line for each system: its name, rank-1 / mAP measured, rank-1 printed on SYSU-MM01."""
-    kept = levels().loc["X.T3"].xs("all", level="setting")
+    kept = of_systems().xs("all", level="setting")
     printed = items.ITEMS["X.T3"].printed.set_index(["row", "setting"]).printed
     lines = []
     for row in kept.xs("rank1", level="metric").measured.sort_values(ascending=False).index:
-        values = " / ".join(tables.spread(*kept.loc[row, metric][["measured", "sd"]]) for metric in tables.CLAIMED)
+        values = " / ".join(tables.spread(*kept.loc[(row, metric), ["measured", "sd"]]) for metric in tables.CLAIMED)
         own = printed.get((row, "all"))
         lines.append(f"| {row} | {values} | {'' if own is None else f'{own:.2f}'} |")
     return "\n".join(lines)
@@ -101,7 +122,7 @@ def systems() -> str:
 
 def rho(setting: str) -> str:
     """Spearman's rho of measured and printed rank-1 with its interval over systems, and their number."""
-    kept = levels().loc["X.T3"].xs((setting, "rank1"), level=("setting", "metric")).measured
+    kept = of_systems().xs((setting, "rank1"), level=("setting", "metric")).measured
     printed = items.ITEMS["X.T3"].printed
     own = printed[printed.setting == setting].set_index("row").printed
     values = pd.DataFrame({"printed": own, "measured": kept}).dropna()
@@ -122,6 +143,6 @@ def pages() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]))
+    (keep_systems if sys.argv[2:] == ["systems"] else keep)(Path(sys.argv[1]))
     for page, text in pages().items():
         page.write_text(text)
