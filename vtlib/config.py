@@ -144,6 +144,8 @@ class Experiment(BaseModel):
     def _modules_exist(self):
         for name, options in self.modules.items():
             check_options("module", name, options)
+            if self.specific_stages and getattr(TABLES["module"][name], "one_stream", False):
+                raise ValueError(f"modules.{name} needs a network that both modalities share: set specific_stages=0")
         if len(heads := [*(["parts"] if self.parts else []), *(name for name in self.modules if name in HEADS)]) > 1:
             raise ValueError(f"modules: a network has one kind of head, not {' and '.join(heads)}: leave one out")
         for name, options in self.views.items():

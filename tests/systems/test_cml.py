@@ -198,6 +198,16 @@ def test_kl_by_hand():
     assert value.item() == pytest.approx(0.439445 / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("gap", [90.0, 200.0, 3000.0])
+def test_kl_of_far_logits_is_finite(gap):
+    drawn = torch.zeros(5, 2), torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1])
+    for row, expected in (([0, gap, 0], 0), ([gap, 0, 0], gap / 2)):  # identity 0 agrees, or is all of two classes
+        logits = torch.tensor([[0, gap, 0], row, [gap, 0, 0], [gap, 0, 0], [gap, 0, 0]], requires_grad=True)
+        value = modality_kl(*drawn, logits=logits)
+        value.backward()
+        assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-5) and logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("of", ["classes", "features"])
 def test_kl_by_differences(of):
     x, y, m = batch([(2, 1), (1, 3)], dimension=4, seed=5)

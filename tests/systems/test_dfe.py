@@ -196,6 +196,19 @@ def test_stripes_that_are_all_the_same_give_zero_with_a_graph(call):
     assert value.item() == pytest.approx(0, abs=1e-6) and local.grad.isfinite().all()
 
 
+def test_pearson_of_a_coordinate_that_one_modality_keeps_constant_and_of_any_size():
+    _, labels, modality = alike()
+    local = torch.randn(24, 2, 5, generator=torch.Generator().manual_seed(3))
+    value = correlation_alignment(local[:, 0], labels, modality, local=local, form="pearson").item()
+    for scale in (1e-12, 1e12):
+        found = correlation_alignment(local[:, 0], labels, modality, local=scale * local, form="pearson").item()
+        assert found == pytest.approx(value, rel=1e-5)
+    local[:12, 0, 0] = 0
+    value = correlation_alignment(local[:, 0], labels, modality, local=local.requires_grad_(), form="pearson")
+    value.backward()
+    assert value.isfinite() and local.grad.abs().max() < 1
+
+
 def test_what_they_refuse():
     drawn, cut = stripes(*batch([(2, 2), (2, 0)], names=(4, 6)))
     for call in BOTH:

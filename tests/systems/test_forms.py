@@ -30,6 +30,10 @@ METHODS = ("agw", "caj", "ddag", "xiv", "hat", "mac", "msr", "cmsp", "dfe", "cml
             {"modules": {"sphere": {}, "part_attention": {}}},
             "modules: a network has one kind of head, not sphere and part",
         ),
+        (
+            {"modules": {"modality_gates": {}}},
+            "modality_gates needs a network that both modalities share: set specific_st",
+        ),
         ({"views": {"gray": {}}}, "unknown view 'gray': did you mean 'grey'?"),
         ({"views": {"grey": {}, "x": {}}}, "views: a batch has one view, not grey and x"),
         (

@@ -80,6 +80,10 @@ def modality_kl(
     """
     if of == "features":
         labels, logits = torch.zeros_like(labels), features
-    member, _, _ = members(features, labels, modality)
-    q = centres(logits.log_softmax(-1).exp(), member)  # (2, P, C)
-    return ((q[0] - q[1]) * (q[0].log() - q[1].log())).sum(1).mean() / 2
+    member, _, index = members(features, labels, modality)
+    p, group = logits.log_softmax(-1), index + to_device_of(modality, index) * member.shape[1]  # (N, C), (N,)
+    top = p.detach().new_full((member[..., 0].numel(), p.shape[1]), -torch.inf)
+    top = top.scatter_reduce(0, group[:, None].expand_as(p), p.detach(), "amax")  # or far logits end as log(0)
+    mean = centres((p - top[group]).exp(), member)  # (2, P, C), 1 / count or more
+    q = mean.log() + top.view_as(mean)
+    return ((q[0].exp() - q[1].exp()) * (q[0] - q[1])).sum(1).mean() / 2

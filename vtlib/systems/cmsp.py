@@ -31,6 +31,9 @@ def modality_gates(stages: list[list[nn.Module]]) -> None:
         stage.append(Gate(channels(stage)))
 
 
+modality_gates.one_stream = True
+
+
 @loss(scale=SCALE, gamma=WEIGHT)
 def similarity_preserving(
     features: Tensor, labels: Tensor, modality: Tensor, *, scale: float = 16.0, gamma: float = 2.0,

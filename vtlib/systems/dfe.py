@@ -43,9 +43,11 @@ def correlation_alignment(
     member = g.members(features, labels, modality, least=2)[0]
     x = local.transpose(0, 1)  # (S, N, d)
     if form == "pearson":
-        a, b = (c - c.mean(1, keepdim=True) for c in g.centres(x, member).unbind(1))  # (S, P, d)
-        lengths = (a.square().sum(1) * b.square().sum(1)).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
-        return (1 - (a * b).sum(1) / lengths).mean()
+        centre = g.centres(x / g.magnitude(x), member)  # (S, 2, P, d)
+        moved = centre - centre.mean(2, keepdim=True)
+        square = moved.square().sum(2)  # (S, 2, d)
+        a, b = (moved / square.masked_fill(square == 0, 1).sqrt().unsqueeze(2)).unbind(1)
+        return (1 - (a * b).sum(1)).mean()  # 1 for a coordinate that is constant in a modality
     if (few := torch.bincount(modality, minlength=2) < 2).any():
         raise ValueError(f"the batch has one {('visible', 'thermal')[int(few[1])]} image: a covariance needs two")
     weight = member.sum(1).to(x.dtype)  # (2, N)
