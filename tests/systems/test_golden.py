@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from golden import cases, modality_of, probe, same
 from torch import nn
 
-from vtlib import evaluate, ranking
+from vtlib import evaluate, model, ranking, train
+from vtlib.config import experiment
 from vtlib.systems import LOSSES, agw, colours, ddag, deen, hcml, mac, sim, xiv
 
 
@@ -79,6 +80,64 @@ def test_exchange_of_channels(shared):
                 same(made, out[f"{name}_choice_{choice}"], 1e-6)
         grey = colours.recolour(image[None], *colours.mixes("caj", torch.tensor([[0.9, 0.2, 0, 0]])))[0]
         assert grey[0].allclose(grey[2])
+
+
+@pytest.mark.parametrize(
+    ("system", "function", "name"),
+    [("agw_other", "batch_hard", "batch_hard_triplet"), ("hc_tri", "centre_triplet", "hetero_center_triplet")],
+)
+def test_losses_of_the_field(shared, system, function, name):
+    for case, x in cases(shared, system, function):
+        labels, settings = case["settings"]["labels"], case["settings"]
+        modality = modality_of(labels, settings)
+        if case["name"] == "batch_hard_ragged":  # an identity of one row, which counts as its own positive there
+            with pytest.raises(ValueError, match="has one image in the batch"):
+                value_and_gradient(name, x["features"], labels, modality)
+            continue
+        value, grad = value_and_gradient(name, x["features"], labels, modality, margin=settings["margin"])
+        same(value, case["outputs"]["as_coded"]["loss"], 2e-6 if function == "batch_hard" else 1e-9)
+        same(grad, case["outputs"]["as_coded"]["gradient"], 1e-7)
+
+
+def test_gem(shared):
+    for case, x in cases(shared, "agw_other", "gem"):
+        maps = x["map"].clone().requires_grad_()
+        pooled, p = model.GeM(case["settings"]["p"])(maps), case["settings"]["p"]
+        stored = np.array(case["outputs"]["own_loop"]["pooled"])
+        above = stored > 1.01 * 1e-12 ** (1 / p)  # there 1e-12 stands under the root, a floor which ours has not
+        np.testing.assert_allclose(pooled.detach().numpy()[above], stored[above], rtol=1e-5)
+        (pooled * probe(pooled.shape)).sum().backward()
+        gradient = np.array(case["outputs"]["own_loop"]["gradient_of_probe_dot"])
+        np.testing.assert_allclose(maps.grad.numpy()[above], gradient[above], rtol=1e-4, atol=1e-4)
+
+
+def test_schedules(shared):
+    methods = {"agw": "agw", "caj": "caj", "ddag": "ddag", "deen": "deen", "mmd_reid": "margin_mmd", "hc_tri": "hc_tri"}
+    for case, _ in cases(shared, "agw_other", "schedule_agw"):
+        for system, method in methods.items():
+            made = experiment("paper", method)
+            for first, last, fast, slow in case["outputs"][system]["runs_first_last_fast_slow"]:
+                for epoch in range(first, min(last, made.epochs - 1) + 1):
+                    lr = train.learning_rate(made, epoch)
+                    assert (lr, lr * made.backbone_lr_factor) == pytest.approx((fast, slow), rel=1e-6), (system, epoch)
+
+
+@pytest.mark.parametrize("layout", ["regdb", "sysu"])
+def test_metrics(shared, layout):
+    for case, x in cases(shared, "agw_other", f"metrics_{layout}"):
+        s, out = case["settings"], case["outputs"]
+        query, gallery = np.array(s["query_ids"]), np.array(s["gallery_ids"])
+        hidden, distinct = None, layout == "sysu"
+        if distinct:
+            hidden = evaluate.same_place(np.array(s["query_cams"]), np.array(s["gallery_cams"]))
+            scores = np.where(hidden, -np.inf, -x["distance"].numpy())
+            order = np.argsort(query, kind="stable")
+            ranked = ranking.search(scores[order], query[order], gallery, True)
+            found = ranking.mean_over_queries(ranked, len(set(gallery)))
+        else:
+            found = ranking.rank_metrics(-x["distance"], query, gallery)
+        same([found.mAP, found.mINP], [out["mAP"], out["mINP"]], 1e-6)
+        same(found.cmc[:20], out["cmc"][:20], 1e-6)
 
 
 @pytest.mark.parametrize("training", [False, True])
