@@ -84,7 +84,14 @@ class Run:
         plain, by, _ = protocol.partition(" by ")
         if by and plain in self.metrics["protocols"] and protocol in protocols.EVERY:
             search, trials = protocols.named(protocol), len(self.metrics["protocols"][plain])
-            return self.kept(f"trials {protocol}", lambda: self.embedded(search).table(search, trials))
+
+            def searched() -> pd.DataFrame:
+                embedded = self.embedded(search)
+                table = embedded.table(search, trials)
+                self.kept(protocol, lambda: embedded.queries(search, trials))  # the same ranking gives both
+                return table
+
+            return self.kept(f"trials {protocol}", searched)
         if protocol not in (stored := self.metrics["protocols"]):
             raise ValueError(f"run {self.experiment.run_id} has no protocol {protocol!r}: {list(stored)}")
         return pd.DataFrame(stored[protocol])
