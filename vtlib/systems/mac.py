@@ -23,6 +23,7 @@ class ModalityClassifiers(nn.Module):
     which copies of the two classifiers follow them, which then give r, as in MPANet (Wu et al. 2021, CVPR); 0: none.
     Source: the abstracts. open: all equations. The shared classifier has the term `id`.
     Called with features (N, D), labels, 0 to C - 1, modality, logits (N, C). Returns: () in nats.
+    Raises: ValueError if a label is no class, or for logits of another shape, as those of several classifiers.
     """
 
     fast = True
@@ -39,6 +40,11 @@ class ModalityClassifiers(nn.Module):
             self.register_buffer("copy", self.weight.detach().clone())
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor, *, logits: Tensor) -> Tensor:
+        low, high, shape = labels.min().item(), labels.max().item(), (len(labels), self.weight.shape[1])
+        if low < 0 or high >= shape[1]:
+            raise ValueError(f"labels are {low} to {high}: with {shape[1]} classes they must be 0 to {shape[1] - 1}")
+        if logits.shape != shape:
+            raise ValueError(f"logits are {tuple(logits.shape)}: modality_classifiers needs those of one, {shape}")
         target, own = (to_device_of(x, features) for x in (labels, modality))
         rows = torch.arange(len(labels), device=features.device)
         outputs = features @ self.weight.mT.to(features.dtype)  # (2, N, C)

@@ -13,7 +13,9 @@ class ModalityHeads(nn.Module):
     """Head: for each modality a linear map of its own with BN, then a classifier of its own and one that both share.
 
     Two images are then compared as U_v f_v and U_t f_t: a metric that each modality learns. The logits are (B, 2, C),
-    shared and own. Source: the abstract, which names five parts; the view classifier is left out. open: all equations.
+    shared and own: the term `id` adds the mean cross-entropies of both. That of the own ones is a mean over all images,
+    half the sum of the two modalities' means where these have as many images.
+    Source: the abstract, which names five parts; the view classifier is left out. open: all equations.
     """
 
     fast = True
