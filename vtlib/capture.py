@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .config import Experiment
 from .device import world
 from .pml import is_theirs
+from .systems import LOSSES
 
 WARM_UP = 3  # steps without a graph: in these cuDNN chooses its algorithms, and the optimizer makes its state
 
@@ -24,6 +25,8 @@ def can_capture(experiment: Experiment, device: str) -> bool:
     """Whether the steps of an experiment can be one graph: one process, a GPU, no code of others in the losses."""
     ours = not experiment.compile and not any(is_theirs(name) for name in experiment.losses)
     ours = ours and not experiment.views and not experiment.modules  # which may draw anew in each step
+    # a loss with weights reads classes, and a graph gives losses numbers of people within the batch
+    ours = ours and not any(isinstance(LOSSES.get(name), type) for name in experiment.losses)
     return device.startswith("cuda") and world() == 1 and ours
 
 
