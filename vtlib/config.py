@@ -146,6 +146,10 @@ class Experiment(BaseModel):
             check_options("module", name, options)
             if self.specific_stages and getattr(TABLES["module"][name], "one_stream", False):
                 raise ValueError(f"modules.{name} needs a network that both modalities share: set specific_stages=0")
+        if ("diverse_expansion" in self.modules) != ("branches" in self.modules):
+            raise ValueError("modules: diverse_expansion and the head branches belong together: name both or none")
+        if "diverse_expansion" in self.modules and self.specific_stages > 3:
+            raise ValueError("modules.diverse_expansion needs a shared stage 4: set specific_stages to 3 or less")
         if len(heads := [*(["parts"] if self.parts else []), *(name for name in self.modules if name in HEADS)]) > 1:
             raise ValueError(f"modules: a network has one kind of head, not {' and '.join(heads)}: leave one out")
         for name, options in self.views.items():

@@ -44,7 +44,7 @@ def make_net(experiment: Experiment, num_classes: int) -> TwoStreamNet:
     modules = {name: typed({**TRUNK, **HEADS}[name], options) for name, options in experiment.modules.items()}
 
     def change(stages: list[list[nn.Module]]) -> None:
-        for name in modules.keys() & TRUNK.keys():
+        for name in (n for n in TRUNK if n in modules):  # in the order of the table, whatever that of the fields
             TRUNK[name](stages, **modules[name])
 
     head = next((partial(HEADS[name], **options) for name, options in modules.items() if name in HEADS), None)

@@ -34,6 +34,7 @@ METHODS = ("agw", "caj", "ddag", "xiv", "hat", "mac", "msr", "cmsp", "dfe", "cml
             {"modules": {"modality_gates": {}}},
             "modality_gates needs a network that both modalities share: set specific_st",
         ),
+        ({"modules": {"branches": {}}}, "modules: diverse_expansion and the head branches belong together: name both"),
         ({"views": {"gray": {}}}, "unknown view 'gray': did you mean 'grey'?"),
         ({"views": {"grey": {}, "x": {}}}, "views: a batch has one view, not grey and x"),
         (

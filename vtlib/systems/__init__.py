@@ -52,10 +52,10 @@ OWN = {
     "within_view_triplet": xiv.within_view_triplet,
 }
 LOSSES = ChainMap(OWN, losses.LOSSES)  # all losses of ours that an experiment may name
-TRUNK = {
-    "diverse_expansion": deen.diverse_expansion,
-    "modality_gates": cmsp.modality_gates,
+TRUNK = {  # in the order in which they change a network: the last wraps stages whole
     "non_local": agw.non_local,
+    "modality_gates": cmsp.modality_gates,
+    "diverse_expansion": deen.diverse_expansion,
 }
 HEADS = {
     "branches": deen.Branches,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.contract import FRACTION, Range, at_least_single
+from ..losses.contract import FRACTION, Range, at_least_single, check_option
 from ..losses.geometry import to_device_of
 from ..model import Output
 from .learned import learned
@@ -32,6 +32,11 @@ class PartAttention(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
         self.widths, self.dim = [channels], channels
 
+    @staticmethod
+    def check(parts: int = 3) -> None:
+        """Raises: ValueError for a number of parts out of range."""
+        check_option("parts", parts, int, Range(1, 64))
+
     def forward(self, maps: Tensor, modality: Tensor) -> Output:
         """maps (B, C, h, w) -> Output with features (B, C)."""
         maps = at_least_single(maps)
@@ -56,6 +61,7 @@ class GraphAttention(nn.Module):
     classes, with an ELU; the loss is the mean of -log softmax. Dropout acts on inputs and on alpha.
     Its weight in an epoch is 1 / (1 + the other losses in the epoch before), 0 in the first.
     Called with features (N, D), labels, 0 to C - 1, modality. Returns: () in nats. Source: public code.
+    Raises: ValueError if a label is no class.
     """
 
     fast = True
@@ -75,6 +81,9 @@ class GraphAttention(nn.Module):
             nn.init.xavier_uniform_(a.view(-1, 1), gain=1.414)
 
     def forward(self, features: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
+        low, high, classes = labels.min().item(), labels.max().item(), self.last.shape[2]
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels are {low} to {high}: with {classes} classes they must be 0 to {classes - 1}")
         apart = to_device_of(labels[:, None] != labels, features)
         x = self.drop(features)
         hidden = F.elu(self.layer(x, self.weight, self.pairs, apart))  # (heads, N, hidden)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import geometry as g
-from ..losses.contract import FRACTION, at_least_single, loss
+from ..losses.contract import FRACTION, at_least_single, check_option, loss
 from ..losses.field import batch_hard_triplet
 from ..model import Output
 from .stages import channels, stride
@@ -18,13 +18,13 @@ class Aggregation(nn.Module):
 
     y_c mixes the channels of l by their products with those of h, y_p its places; no softmax, both scaled by the number
     of terms, so that no matrix of places is built. The scales of BN start at 0: at first the stage is as it was.
-    differs: public code reshapes y_p so that each token is a pair of places, half an image apart.
+    pairs: as in public code, whose reshape makes each token of y_p a pair of places, half an image apart.
     """
 
-    def __init__(self, stage: nn.Module, high: int, low: int, step: int):
+    def __init__(self, stage: nn.Module, high: int, low: int, step: int, pairs: bool = False):
         super().__init__()
         half = max(1, low // 2)
-        self.stage = stage
+        self.stage, self.pairs = stage, pairs
         self.query, self.key = nn.Conv2d(high, low, 1), nn.Conv2d(low, low, 1, step)
         self.value, self.back = nn.Conv2d(low, low, 1), nn.Conv2d(low, high, 1, step)
         self.at_query, self.at_key = nn.Conv2d(high, half, 1), nn.Conv2d(low, half, 1)
@@ -44,8 +44,18 @@ class Aggregation(nn.Module):
         return high + self.norm(self.back(mixed.view(len(low), -1, *low.shape[2:])))
 
     def places(self, high: Tensor, low: Tensor) -> Tensor:
-        """high + BN(W y), y_i = 1 / N_low sum_j (theta(high)_i . phi(low)_j) g(low)_j over places."""
+        """high + BN(W y), y_i = 1 / N_low sum_j (theta(high)_i . phi(low)_j) g(low)_j over places, or pairs of them.
+        Raises: ValueError for pairs of maps with an odd number of places.
+        """
+        if self.pairs:
+            for x in (high, low):
+                if x.shape[2] * x.shape[3] % 2:
+                    raise ValueError(
+                        f"pairs needs an even number of places, not {x.shape[2]} x {x.shape[3]}: set pairs=false"
+                    )
         theta, phi, value = (x.flatten(2) for x in (self.at_query(high), self.at_key(low), self.at_value(low)))
+        if self.pairs:  # row k of N places becomes two of N / 2: its first and its second half
+            theta, phi, value = (x.unflatten(2, (2, -1)).flatten(1, 2) for x in (theta, phi, value))
         mixed = (value @ phi.mT / phi.shape[2]) @ theta  # (B, C_low / 2, N_high)
         return high + self.at_norm(self.at_back(mixed.view(len(high), -1, *high.shape[2:])))
 
@@ -71,14 +81,22 @@ class Expansion(nn.Module):
         return F.dropout(torch.cat([x, *branches]), self.dropout, self.training)
 
 
-def diverse_expansion(stages: list[list[nn.Module]], *, dropout: float = 0.01) -> None:
+def diverse_expansion(stages: list[list[nn.Module]], *, dropout: float = 0.01, pairs: bool = False) -> None:
     """Aggregate stages 1 to 3 with their inputs, and expand the batch to three times its size behind stage 3.
-    Needs the head `branches`. Args: dropout: probability behind the expansion.
+    Needs the head `branches`. Args: dropout: probability behind the expansion; pairs: as Aggregation.
     """
     for at in (1, 2, 3):
         high, low = channels(stages[at]), channels(stages[at - 1])
-        stages[at][0] = Aggregation(stages[at][0], high, low, stride(stages[at]) if at > 1 else 1)
+        stages[at][0] = Aggregation(stages[at][0], high, low, stride(stages[at]) if at > 1 else 1, pairs)
     stages[3].append(Expansion(channels([stages[3][0].stage]), dropout))
+
+
+def _check(dropout: float = 0.01, pairs: bool = False) -> None:
+    check_option("dropout", dropout, float, FRACTION)
+    check_option("pairs", pairs, bool)
+
+
+diverse_expansion.check = _check
 
 
 class Branches(nn.Module):
@@ -123,8 +141,15 @@ class Branches(nn.Module):
         return Output((local.flatten(1),), (local,), features.flatten(1), logits)
 
 
+def check_branches(local: Tensor) -> None:
+    """Raise ValueError unless local has the three embeddings of an image."""
+    if local.shape[1] != 3:
+        raise ValueError(f"local is {tuple(local.shape)}: the loss needs the (N, 3, D) of the head `branches`")
+
+
 def centre_distances(local: Tensor, labels: Tensor, modality: Tensor) -> Tensor:
     """Distances (6, P, 6, P) of the centres of branch b and modality m, in the order b0 v, b0 t, b1 v, b1 t, ..."""
+    check_branches(local)
     x = local.transpose(0, 1)  # (3, N, D)
     centre = g.centres(x, g.members(local[:, 0], labels, modality, least=2)[0])  # (3, 2, P, D)
     p = centre.shape[2]
@@ -170,10 +195,12 @@ def branch_orthogonality(features: Tensor, labels: Tensor, modality: Tensor, *, 
     """Dot product of the two expanded features of an image, summed and divided by three times the number of images.
     Args: features, labels, modality: unused; local (N, 3, D). Returns: () in squared feature units.
     """
+    check_branches(local)
     return (local[:, 1] * local[:, 2]).sum() / (3 * len(local))
 
 
-@loss(margin=FRACTION)
+@loss()
 def branch_triplet(features: Tensor, labels: Tensor, modality: Tensor, *, local: Tensor, margin: float = 0.3) -> Tensor:
     """batch_hard_triplet() over all three features of all images, in one pool. Args: as centre_pull_mining()."""
+    check_branches(local)
     return batch_hard_triplet(local.transpose(0, 1).flatten(0, 1), labels.repeat(3), modality.repeat(3), margin=margin)
