@@ -130,7 +130,7 @@ def test_run_id_follows_every_field_that_changes_the_result_and_no_other():
         "tested": "val", "validate_every": 7,
         "precision": {"bf16": "float32", "float32": "bf16"}[base.precision], "sync_bn": False, "specific_stages": 3,
         "modules": {"non_local": {}}, "views": {"grey": {}}, "colours_visible": "grey", "colours_thermal": "caj",
-        "optimizer": "adam", "flip_test": True,
+        "optimizer": "adam", "flip_test": True, "erase_in": "thermal",
     }  # fmt: skip
     assert set(changed) == set(Experiment.model_fields) - NOT_HASHED
     ids = {base.but(**{name: value}).run_id for name, value in changed.items()}

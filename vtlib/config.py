@@ -108,6 +108,7 @@ class Experiment(BaseModel):
     pad: int = Field(10, ge=0)  # black pixels added on each side before the random crop
     flip: float = Field(0.5, ge=0, le=1)  # probability of mirroring
     erase: float = Field(0.0, ge=0, le=1)  # probability of random erasing
+    erase_in: Literal["both", "visible", "thermal"] = "both"  # in images of which modality
     colours_visible: Literal[KINDS] = "none"  # random change of the colours of visible images: exchange of channels,
     # grey, linear (a random mix of the channels), or caj (as CAJ has it for thermal images): systems/colours.py
     colours_thermal: Literal[KINDS] = "none"  # the same for thermal images

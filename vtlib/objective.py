@@ -64,6 +64,14 @@ class Term(nn.Module):
         given = {name: value for name, value in {"local": local, **more}.items() if name in self.asks}
         return one_number(self.name, self.call(features, labels, modality, **given), features)
 
+    def rival(
+        self, features: Tensor, labels: Tensor, modality: Tensor, local: Tensor | None = None, **more: Tensor
+    ) -> Tensor:
+        """What the rival of the loss lowers: as forward(), with constants for all that the network gives."""
+        given = {name: value for name, value in {"local": local, **more}.items() if name in self.asks}
+        held = {name: None if value is None else value.detach() for name, value in given.items()}
+        return self.call.rival(features.detach(), labels, modality, **held)
+
     def factor(self, epoch: int, others: float | None) -> float:
         """What multiplies the weight of the loss in an epoch (0-based); others: see systems/learned.py."""
         return self.call.factor(epoch, others) if hasattr(self.call, "factor") else 1.0
@@ -77,6 +85,8 @@ def loss_terms(
     modality: Tensor,
     people: Tensor | None = None,
     source: Tensor | None = None,
+    images: Tensor | None = None,
+    rivals: bool = False,
 ) -> Tensor:
     """The values of all terms of an experiment on one batch.
 
@@ -86,25 +96,42 @@ def loss_terms(
 
     Args: experiment; losses: of make_losses(); out: the network's output for B images; labels, modality: (B,); people
         (B,): what metric losses read in place of labels, equal where these are; source (B,): the row of the image that
-        an image of a view was made of, -1 for an image of the set, which come first; None where there is no view.
+        an image of a view was made of, -1 for an image of the set, which come first; None where there is no view;
+        images (B, 3, H, W): what the network was given; rivals: of the losses that have one, rival() in place of the
+        value, of the others 0.
     Returns: (T,) unweighted, in the order of `experiment.losses`, in float32 at least.
     """
     terms, of_metric = [], labels if people is None else people
     own = None if source is None else int((source < 0).sum())
     for name, modules in losses.items():
-        if name == "id":
+        if rivals and not has_rival(modules[0]):
+            value, count = out.features.new_zeros(()), 1
+        elif name == "id":
             value, count = modules[0](at_least_single(out.logits), labels, modality), out.logits[0, ..., 0].numel()
         else:
             rows = slice(None if "source" in getattr(modules[0], "asks", ()) else own)
             seen, count = rows_of(out, rows), len(modules)
             batch = of_metric[rows], modality[rows]
             more = {"neck": at_least_single(seen.features), "logits": at_least_single(seen.logits), "source": source}
+            more |= {"images": None if images is None else images[rows]}
             value = sum(
-                loss(x, *batch, local, **(more if isinstance(loss, Term) else {}))
+                (loss.rival if rivals else loss)(x, *batch, local, **(more if isinstance(loss, Term) else {}))
                 for loss, (x, local) in zip(modules, read(seen, experiment.losses[name]), strict=True)
             )
         terms.append(value / count if experiment.over_parts == "mean" else value)
     return torch.stack(terms)
+
+
+def has_rival(loss: nn.Module) -> bool:
+    """Whether a part of the weights of a loss is trained against the network."""
+    return hasattr(getattr(loss, "call", None), "rival")
+
+
+def own_optimizer(losses: nn.ModuleDict) -> torch.optim.Optimizer | None:
+    """Adam for the weights that rivals train, each at its own rate; None where there are none."""
+    found = [m.call for modules in losses.values() for m in modules if has_rival(m)]
+    groups = [{"params": list(call.own_parameters()), "lr": call.own_lr} for call in found]
+    return torch.optim.Adam(groups, betas=(0.5, 0.999)) if groups else None
 
 
 def rows_of(out: Output, rows: slice) -> Output:

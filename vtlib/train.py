@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import capture, inference, mechanisms, parallel, ranking
+from . import capture, inference, mechanisms, objective, parallel, ranking
 from .backbones import load_backbone
 from .config import Experiment, typed
-from .data.batches import Batches, PKSampler, augment, draw, normalise
+from .data.batches import DRAWN_TO_ERASE, Batches, PKSampler, augment, draw, normalise
 from .device import pick, rank, world
 from .files import whole
 from .losses import cmdc
@@ -64,7 +64,9 @@ def make_optimizer(
     fresh = {id(p) for p in net.fresh_parameters()}
     slow = [p for p in net.parameters() if id(p) not in fresh]
     fast = [p for p in net.parameters() if id(p) in fresh and p.requires_grad]
-    fast += [*losses.parameters(), *(view.parameters() if view else ())]
+    rivals = objective.own_optimizer(losses)
+    others = {id(p) for group in rivals.param_groups for p in group["params"]} if rivals else set()
+    fast += [p for p in (*losses.parameters(), *(view.parameters() if view else ())) if id(p) not in others]
     devices = {p.device.type for p in net.parameters()}
     kept = {id(p) for m in net.modules() if not getattr(m, "decayed", True) for p in m.parameters()}
     groups = [{"params": slow, "factor": experiment.backbone_lr_factor}, {"params": fast, "factor": 1.0}]
@@ -178,6 +180,8 @@ def make_parts(experiment: Experiment, num_classes: int, device: str) -> dict:
     net = make_net(experiment, num_classes).to(device, memory_format=torch.channels_last)
     losses, view = make_losses(experiment, net).to(device), make_view(experiment)
     parts = {"net": net, "losses": losses} | ({"view": view.to(device)} if view else {})
+    rivals = objective.own_optimizer(losses)
+    parts |= {"rivals": rivals} if rivals else {}
     return parts | {"optimizer": make_optimizer(experiment, net, losses, view)}
 
 
@@ -214,7 +218,7 @@ class Step:
     def __init__(self, experiment: Experiment, parts: dict, device: str):
         self.experiment, self.device = experiment, device
         self.net, self.losses, self.optimizer = parts["net"], parts["losses"], parts["optimizer"]
-        self.view = parts.get("view")
+        self.view, self.rivals = parts.get("view"), parts.get("rivals")
         self.plain = [term["weight"] for term in experiment.losses.values()]
         self.weights = torch.tensor(self.plain, device=device)  # of this epoch
         self.forward = parallel.wrap(self.net, device, experiment.sync_bn)
@@ -257,7 +261,13 @@ class Step:
             whole = joined(whole, parallel.gather_output(rows_of(out, slice(b, None))))
             source = torch.cat([torch.full_like(labels, -1), visible])
             labels, modality = torch.cat([labels, labels[visible]]), torch.cat([modality, modality[visible]])
-        terms = loss_terms(self.experiment, self.losses, whole, labels, modality, people, source)
+        given = (self.experiment, self.losses, whole, labels, modality, people, source)
+        shown = images if world() == 1 else None  # other processes have the other images
+        if self.rivals:  # each learns on constant features before the network learns from it
+            self.rivals.zero_grad(set_to_none=True)
+            loss_terms(*given, images=shown, rivals=True).sum().backward()
+            self.rivals.step()
+        terms = loss_terms(*given, images=shown)
         self.optimizer.zero_grad(set_to_none=True)
         if columns is not None:  # one of several processes has only a part of the gradient
             shares = mechanisms.shares_of_gradient(terms, self.weights, self.net) if world() == 1 else None
@@ -366,6 +376,9 @@ def augmented(
     experiment: Experiment, batch: Tensor, numbers: Tensor, modality: Tensor | None = None, tones: Tensor | None = None
 ) -> Tensor:
     """data.batches.augment() with the probabilities and the padding of an experiment, and its changes of colours."""
+    if experiment.erase_in != "both" and modality is not None:  # the draw that decides, of the others, is never below
+        numbers = numbers.clone()
+        numbers[modality != ("visible", "thermal").index(experiment.erase_in), DRAWN_TO_ERASE] = 1.0
     images = augment(batch, numbers, pad=experiment.pad, flip=experiment.flip, erase=experiment.erase)
     if tones is None:
         return images

@@ -11,7 +11,7 @@ from vtlib.backbones import thin_resnet
 from vtlib.config import experiment
 from vtlib.model import TwoStreamNet, stages
 from vtlib.suite import field, items, tables
-from vtlib.systems import HEADS, LOSSES, TRUNK, VIEWS, agw, caj, cml, cmsp, colours, hat, hcml, hsme, msr, xiv
+from vtlib.systems import HEADS, LOSSES, TRUNK, VIEWS, agw, caj, cml, cmsp, colours, hat, hcml, hsme, learned, msr, xiv
 
 P, K = 4, 2
 MODALITY = torch.arange(2).repeat_interleave(P * K)
@@ -257,6 +257,16 @@ def test_changes_of_colours_are_as_frequent_as_their_source_says():
     assert torch.equal(colours.recolour(image, *colours.mixes("none", numbers)), image)
 
 
+@pytest.mark.parametrize("where", ["both", "visible", "thermal"])
+def test_erasing_in_one_modality(where):
+    made = experiment("quick", "baseline", erase=1.0, erase_in=where, flip=0.0, pad=0)
+    numbers = torch.rand(len(MODALITY), 9, generator=torch.Generator().manual_seed(0))
+    pixels = torch.full((len(MODALITY), 3, 96, 48), 200, dtype=torch.uint8)
+    erased = (train.augmented(made, pixels, numbers, MODALITY) == 0).flatten(1).any(1)
+    wanted = {"both": [0, 1], "visible": [0], "thermal": [1]}[where]
+    assert erased.tolist() == [m in wanted for m in MODALITY.tolist()]
+
+
 def test_exchange_takes_another_crop():
     made, second = caj.Exchange(), torch.rand(P * K, 3, 4, 4)
     numbers = torch.rand(len(LABELS), made.numbers, generator=torch.Generator().manual_seed(0))
@@ -345,6 +355,61 @@ def test_adam_and_parameters_that_do_not_decay():
     )
     every = sum(len(g["params"]) for g in optimizer.param_groups)
     assert every == sum(p.requires_grad for p in net.parameters())
+
+
+class Adversary(nn.Module):
+    """Tells the modalities apart by a linear map, which the network shall make impossible, and rebuilds brightness."""
+
+    own_lr = 0.05
+
+    def __init__(self, num_classes: int, width: int, *, weight: float = 1.0):
+        super().__init__()
+        self.judge, self.paint, self.weight = nn.Linear(width, 1), nn.Linear(width, 1), weight
+
+    def own_parameters(self):
+        return self.judge.parameters()
+
+    def said(self, features, modality):
+        return nn.functional.binary_cross_entropy_with_logits(self.judge(features)[:, 0], modality.to(features.dtype))
+
+    def forward(self, features, labels, modality, *, images):
+        painted = (self.paint(features)[:, 0] - images.mean((1, 2, 3))).square().mean()
+        return self.weight * painted - self.said(features, modality)
+
+    def rival(self, features, labels, modality, *, images):
+        return self.said(features, modality)
+
+
+def test_a_rival_has_an_optimizer_of_its_own_and_a_loss_may_look_at_images(monkeypatch):
+    from vtlib import systems
+
+    monkeypatch.setitem(systems.OWN, "adversary", learned.learned()(Adversary))
+    made = experiment("quick", "baseline", identities_per_batch=P, precision="float32").but(
+        losses={"id": {"weight": 1.0}, "adversary": {"weight": 0.05, "on": "neck", "normalise": True}}
+    )
+    parts = train.make_parts(made, P, "cpu")
+    call = parts["losses"]["adversary"][0].call
+    judges = {id(p) for p in call.judge.parameters()}
+    assert judges == {id(p) for g in parts["rivals"].param_groups for p in g["params"]}
+    main = {id(p) for g in parts["optimizer"].param_groups for p in g["params"]}
+    assert not judges & main and {id(p) for p in call.paint.parameters()} <= main
+    step = train.Step(made, parts, "cpu")
+    step.net.train()
+    before = [p.detach().clone() for p in (*call.judge.parameters(), *call.paint.parameters())]
+    said = []
+    for _ in range(30):
+        step(IMAGES, MODALITY, LABELS, MODALITY)
+        with torch.no_grad():
+            said.append(call.said(step.net.eval()(IMAGES, MODALITY).features, MODALITY).item())
+        step.net.train()
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, (*call.judge.parameters(), *call.paint.parameters()), strict=True)
+    ]
+    assert all(moved) and np.isfinite(said).all()
+    # alone, the judge learns what the network hides from it
+    step.optimizer.step = lambda: None
+    first, *_, last = [step(IMAGES, MODALITY, LABELS, MODALITY)[1].item() for _ in range(40)]
+    assert last > first  # minus what the judge says
 
 
 def test_flip_test_adds_the_mirrored_image():

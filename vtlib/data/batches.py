@@ -16,6 +16,7 @@ from ..common import MEAN, STD
 from . import images as im
 
 DRAWS = 9  # random numbers per image: top, left, flip, erase, area, aspect, place down, place right, one unused
+DRAWN_TO_ERASE = 3  # the place of `erase` among them
 
 
 @cache

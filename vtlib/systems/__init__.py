@@ -5,8 +5,12 @@ table of its form below. Options are the arguments behind the *, and fields of a
 
 LOSSES: a function as in losses/, or a class with parameters of its own (learned.py). A loss may also ask for these, as
     arguments behind the * : local (N, S, d), stripes or branches of the feature; neck (N, D), the retrieval feature;
-    logits (N, C); source (N,), the row of the image that an image of a view was made of, -1 for an image of the set. A
-    loss that asks for source reads all rows; each other one but `id` reads the images of the set alone.
+    logits (N, C); images (N, 3, H, W), normalised and augmented, such as a decoder shall give; source (N,), the row of
+    the image that an image of a view was made of, -1 for an image of the set. A loss that asks for source reads all
+    rows; each other one but `id` reads the images of the set alone. A class with a method rival(features, labels,
+    modality, *, ...) has a part of its weights trained against the network, such as a discriminator: own_parameters()
+    gives them; in each step an optimizer of theirs, of rate own_lr, first lowers rival() of constant features, and the
+    network then learns from the value of the loss, which does not move them.
 TRUNK: a function (stages, *, options) that changes the stages 0 to 4 of a ResNet, each a list of modules. A module
     with the attribute by_modality at the end of a stage is called with (maps, modality).
 HEADS: a class Head(channels, num_classes, pool, *, options) in the place of pooling, BN neck and classifier. It has
@@ -28,7 +32,7 @@ from collections import ChainMap
 from .. import losses
 from . import agw, bdtr, caj, cml, cmsp, crossed, ddag, deen, dfe, hat, hcml, hsme, mac, mmd_reid, msr, sim, xiv
 
-ASKED = ("local", "neck", "logits", "source")  # arguments of a loss that training fills in
+ASKED = ("local", "neck", "logits", "images", "source")  # arguments of a loss that training fills in
 OWN = {
     "adaptive_cmdc": crossed.adaptive_cmdc,
     "bidirectional_ranking": bdtr.bidirectional_ranking,
