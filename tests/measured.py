@@ -74,6 +74,8 @@ def quoted(place: str) -> str:
     count | word                           comparisons with this verdict, of both papers
     counted                                all verdicts with their counts
     systems                                the rows of a table of X.T3, the highest rank-1 first
+    lost | row, part | row                 a difference of X.T4 with its sign turned, or as it is, with its interval
+    range | what                           the differences of X.T5, from the smallest to the largest
     rho | setting                          Spearman's rank correlation of X.T3 with what is printed under a setting
     """
     kind, *parts = [part.strip() for part in place.split("|")]
@@ -88,6 +90,8 @@ def quoted(place: str) -> str:
         return f"{levels().loc[tuple(parts)].measured:.1f}"
     if kind in ("systems", "rho"):
         return systems() if kind == "systems" else rho(parts[0])
+    if kind in ("lost", "part", "range"):
+        return differences(kind, parts[0])
     found = claims()
     if kind in ("gain", "word"):
         item, claim, setting = parts
@@ -118,6 +122,19 @@ def systems() -> str:
         own = printed.get((row, "all"))
         lines.append(f"| {row} | {values} | {'' if own is None else f'{own:.2f}'} |")
     return "\n".join(lines)
+
+
+def differences(kind: str, name: str) -> str:
+    """The places lost, part and range of quoted()."""
+    kept = pd.read_csv(HERE / "systems.csv")
+    kept = kept[(kept.metric == "rank1") & (kept.setting == "all")]
+    if kind == "range":
+        found = kept[(kept.item == "X.T5") & kept.row.str.endswith(f", {name}")].difference
+        return f"{found.max():+.1f} to {found.min():+.1f}"
+    row = kept[(kept.item == "X.T4") & (kept.row == name)].iloc[0]
+    ends = [row.difference, row.difference_low, row.difference_high]
+    value, *ends = [-v for v in ends] if kind == "lost" else ends
+    return f"{value:.1f} [{min(ends):.1f}, {max(ends):.1f}]"
 
 
 def rho(setting: str) -> str:

@@ -12,7 +12,7 @@ from vtlib import capture, device, objective, train
 from vtlib.config import experiment
 from vtlib.methods import METHODS
 
-OURS = [m for m in METHODS if not any(name.startswith("pml:") for name in METHODS[m]["losses"])]
+OURS = [m for m in METHODS if capture.can_capture(experiment("quick", m), "cuda")]
 
 
 def steps_of(made, number):

@@ -173,7 +173,10 @@ def test_heads_learn_at_the_full_rate():
 # Every method.
 
 
-@pytest.mark.parametrize("method", METHODS)
+PLAIN = [m for m in METHODS if not experiment("quick", m).modules and not experiment("quick", m).views]
+
+
+@pytest.mark.parametrize("method", PLAIN)  # those of other networks and batches are in tests/systems
 def test_every_method_gives_a_finite_loss_and_all_that_can_learn_a_gradient(method):
     made = experiment("quick", method)
     network = train.make_net(made, 4)
@@ -387,9 +390,11 @@ def test_an_override_wins_over_a_recipe():
 @pytest.mark.parametrize(("profile", "dataset"), [*product(("quick", "cpu", "gpu"), ("sysu", "regdb"))])
 def test_elsewhere_all_methods_share_one_recipe_before_tuning(profile, dataset):
     assert set(RECIPE) <= set(Experiment.model_fields)
-    made = [experiment(profile, name, dataset=dataset, tuned=False) for name in METHODS]
+    apart = ("caj", "bdtr_k1", "deen")  # whose idea is in the images, the batch, or the mean over embeddings
+    made = [experiment(profile, name, dataset=dataset, tuned=False) for name in METHODS if name not in apart]
     assert len({tuple(getattr(e, field) for field in RECIPE) for e in made}) == 1
-    assert {tuple(sorted(e.losses["id"].items())) for e in made} == {(("smoothing", 0.1), ("weight", 1.0))}
+    weights = {e.method: e.losses["id"] for e in made}
+    assert {name for name, term in weights.items() if term != {"smoothing": 0.1, "weight": 1.0}} == {"xiv", "hat"}
 
 
 def test_methods_of_s2_have_its_heads():
@@ -397,7 +402,7 @@ def test_methods_of_s2_have_its_heads():
         made = experiment("paper", name)
         assert [(p.stripes, p.width, p.share) for p in made.parts] == list(S2)
     assert [(p.stripes, p.width, p.share) for p in experiment("paper", "hc_tri").parts] == list(SIX)
-    assert set(WITH_PARTS) == {"parts", "parts_mc", "parts_cmdc", "hc_tri", "hetero_center"}
+    assert set(WITH_PARTS) == {"parts", "parts_mc", "parts_cmdc", "hc_tri", "hetero_center", "dfe"}
 
 
 # A run.

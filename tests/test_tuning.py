@@ -42,7 +42,7 @@ def test_a_trial_reads_no_test_person(home):
     )
     done = runs.run(trial)
     assert set(done.metrics["protocols"]) == {"val v2t", "val t2v"} and not test & set(done.features["pid"].tolist())
-    assert done.trials("val t2v").mAP.item() == pytest.approx(done.history.val_mAP.iloc[-1], abs=1e-6)
+    assert done.trials("val t2v").mAP.item() == pytest.approx(done.history.val_mAP.iloc[-1], abs=1e-4)  # other batches
     pixels = np.array(store.pixels)
     pixels[whole.index[whole.split == "test"]] = 0
 

@@ -187,7 +187,7 @@ def test_killed_runs_go_on_and_a_finished_tree_is_quick(home, tmp_path, monkeypa
     assert {row["state"] for row in summary.values()} == {"ran", "cached"} and summary[target]["state"] == "ran"
     assert "S1.F5: " in printed and "2 runs at a time" in printed
     page = results / "report" / "index.html"
-    assert printed.rstrip().endswith(f"every table and figure: {page}") and "1 of 16 tables and" in page.read_text()
+    assert printed.rstrip().endswith(f"every table and figure: {page}") and "1 of 19 tables and" in page.read_text()
     for name in {name for name, row in summary.items() if row["rule"] == "train" and row["state"] == "ran"}:
         assert float(summary[name]["seconds"]) > 0 and float(summary[name]["GB"]) > 0.1
         book = results / "runs" / name / "10_train.ipynb"

@@ -42,7 +42,7 @@ IMPORTS = (  # of a job, of ipykernel, and of the notebooks; not matplotlib's in
     *("torch", "torchvision", "pandas", "pandas.io.formats.style", "scipy.stats", "sklearn.manifold", "seaborn"),
     *("matplotlib.backends.backend_agg", "vtlib.launch", "vtlib.train", "vtlib.mechanisms", "vtlib.synvt"),
     *("vtlib.suite.calibrate", "vtlib.suite.choose", "vtlib.suite.cues", "vtlib.suite.embeddings"),
-    *("vtlib.suite.explain", "vtlib.suite.report", "vtlib.suite.transfer"),
+    *("vtlib.suite.explain", "vtlib.suite.field", "vtlib.suite.report", "vtlib.suite.transfer"),
 )
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel sets before its first cell imports matplotlib
 # Snakemake sets these to the threads of a job, and libraries read them when they are loaded: a server for each number

@@ -634,4 +634,4 @@ def comparisons(profile: str) -> dict[str, dict[str, int]]:
 
 def methods_of_tables() -> list[str]:
     """The methods that some table measures."""
-    return [method for method in METHODS if method in MEASURED.values()]
+    return [method for method in METHODS if method in {*MEASURED.values(), *SYSTEMS.values()}]
